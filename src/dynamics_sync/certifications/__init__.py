@@ -1,0 +1,1 @@
+"""The domain that ships: peer mentors' certifications and their default mapping."""

@@ -1,0 +1,54 @@
+"""Our own words for an error code: what it means and what to do. Dynamics' messages are never shown (R16)."""
+
+_EXPLANATIONS = {
+    "0x80048d19": "Dynamics could not read the payload: a column does not exist there, or a value has the wrong type. "
+    "Compare the mapping with the table in Dynamics.",
+    "0x80044331": "A text is longer than its column in Dynamics allows. Shorten it, or widen the column.",
+    "0x80040203": "Dynamics found an argument invalid. Compare the record's values with the table's rules.",
+    "0x80040265": "A plug-in in Dynamics refused the record. Ask whoever owns the plug-in.",
+    "0x80040216": "Dynamics met an unexpected error with this record.",
+    "0x80040220": "The application user lacks a privilege. Give its security role access to the table.",
+    "0x80040217": "A record that this one refers to does not exist in Dynamics.",
+    "0x80060891": "No record in Dynamics has that key.",
+    "0x8006088a": "Dynamics does not know that entity set. Check `entity_set` in the mapping.",
+    "0x80060882": "The record was changed in Dynamics at the same moment.",
+    "0x80040237": "A record with the same key was created at the same moment.",
+    "0x80060892": "Another record in Dynamics already has that alternate key.",
+    "0x80040333": "A duplicate-detection rule in Dynamics matched another record.",
+    "0x80072321": "Dynamics' limit on execution time was reached.",
+    "0x80072322": "Dynamics' limit on the number of requests was reached.",
+    "0x80072326": "Dynamics' limit on concurrent requests was reached.",
+    "0x80044150": "Dynamics' database reported a deadlock.",
+    "0x80044151": "Dynamics' database timed out.",
+    "http_400": "Dynamics refused the record as malformed.",
+    "http_401": "Dynamics did not accept the access token, even a new one. Check that the app registration is an "
+    "application user of this environment.",
+    "http_403": "The application user lacks a privilege. Give its security role access to the table.",
+    "http_404": "Dynamics does not know the address. Check `entity_set` and `alternate_key` in the mapping.",
+    "http_412": "The record was changed in Dynamics at the same moment.",
+    "http_413": "The record is too large for Dynamics.",
+    "http_429": "Dynamics asked us to slow down.",
+    "contract_mismatch": "Something answered that is not Dataverse: a log-in page, a proxy or another service. Check "
+    "the Dynamics address, and that nothing stands in between.",
+    "timeout": "Dynamics did not answer in time. It may or may not have stored the record.",
+    "connection_refused": "Dynamics refused the connection.",
+    "connection_reset": "The connection to Dynamics was lost. It may or may not have stored the record.",
+    "dns": "The name of the Dynamics host could not be resolved.",
+    "tls": "The certificate of the Dynamics host is not trusted.",
+    "internal_error": "dynamics-sync met an error of its own with this record. Look for `sync.interrupted` in the log.",
+    "circuit_open": "The circuit was open: Dynamics was not well, and nothing was sent.",
+    "token": "No access token could be had. Check tenant, client id and client secret.",
+    "mapping.unknown_table": "The table is watched, but no mapping names it. Add it to the mapping.",
+    "mapping.unknown_choice": "A text has no number in the mapping's choices. Add it to the mapping.",
+    "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",
+    "mapping.wrong_type": "A value has another type than the mapping says.",
+}
+
+
+def explain(code: str) -> str:
+    """One or two sentences for a person who reads the queue."""
+    if (known := _EXPLANATIONS.get(code.lower())) is not None:
+        return known
+    if code.startswith("http_5"):
+        return "Dynamics had a fault of its own."
+    return "Dynamics refused the record. Look the code up in Microsoft's list of Dataverse error codes."

@@ -1,0 +1,228 @@
+"""A row of a table, in the terms of a Dataverse table: declared in TOML, checked once, applied to each record.
+
+The form of the file is described in `docs/mapping.md`; `certifications/mapping.toml` is one.
+"""
+
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Self
+from urllib.parse import quote
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from dynamics_sync.core.errors import MappingError
+
+FORBIDDEN_KEY_CHARACTERS = frozenset("/<>*%&:\\?+")
+"""Dataverse cannot take these in an alternate key's value, not even encoded (Microsoft: "Define alternate keys")."""
+
+JsonValue = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsendableError(Exception):
+    """The record has no form in Dynamics. Carries a code of ours and the column's name, never a value."""
+
+    code: str
+    column: str
+
+
+class DeleteRule(StrEnum):
+    """What the deletion of a row means in Dynamics."""
+
+    DEACTIVATE = "deactivate"
+    DELETE = "delete"
+    IGNORE = "ignore"
+
+
+class ColumnKind(StrEnum):
+    """How a value is written."""
+
+    AUTO = "auto"
+    """As its PostgreSQL type suggests."""
+    DATE = "date"
+    """A calendar day; a point in time becomes the day that it is in `time_zone`."""
+    DATETIME = "datetime"
+    """A point in time, in UTC."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lookup(_Model):
+    """A reference to a record of another Dataverse table."""
+
+    entity_set: str
+    alternate_key: str | None = None
+    """The referred table's alternate key; None where the value is its id."""
+
+
+class Column(_Model):
+    """Where a column's value goes: an attribute, or a navigation property for a lookup."""
+
+    to: str
+    kind: ColumnKind = ColumnKind.AUTO
+    choices: dict[str, int] | None = None
+    lookup: Lookup | None = None
+    time_zone: str = "UTC"
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum([self.choices is not None, self.lookup is not None, self.kind is not ColumnKind.AUTO]) > 1:
+            raise ValueError("choices, lookup and kind exclude one another")
+        try:
+            ZoneInfo(self.time_zone)
+        except (KeyError, ValueError):
+            raise ValueError(f"{self.time_zone!r} is no time zone") from None
+        return self
+
+    def encode(self, name: str, value: object) -> tuple[str, JsonValue]:
+        """The attribute's name and value as the Web API takes them.
+
+        Raises:
+            UnsendableError: the value has no number among the choices, or another type than declared.
+        """
+        if self.lookup is not None:
+            return f"{self.to}@odata.bind", self._reference(name, value)
+        if self.choices is not None and value is not None:
+            if str(value) not in self.choices:
+                raise UnsendableError("mapping.unknown_choice", name)
+            return self.to, self.choices[str(value)]
+        return self.to, self._scalar(name, value)
+
+    def _reference(self, name: str, value: object) -> str | None:
+        if value is None or self.lookup is None:
+            return None
+        if self.lookup.alternate_key is None:
+            return f"/{self.lookup.entity_set}({value})"
+        return "/" + keyed_address(self.lookup.entity_set, self.lookup.alternate_key, str(value), name)
+
+    def _scalar(self, name: str, value: object) -> JsonValue:
+        if value is None:
+            return None
+        if self.kind is ColumnKind.DATE:
+            if isinstance(value, datetime):
+                return value.astimezone(ZoneInfo(self.time_zone)).date().isoformat()
+            if isinstance(value, date):
+                return value.isoformat()
+            raise UnsendableError("mapping.wrong_type", name)
+        if self.kind is ColumnKind.DATETIME and not isinstance(value, datetime):
+            raise UnsendableError("mapping.wrong_type", name)
+        return _plain(name, value)
+
+
+def _column(value: object) -> object:
+    """`status = "hlf_status"` is short for `status = { to = "hlf_status" }`."""
+    return {"to": value} if isinstance(value, str) else value
+
+
+class TableMapping(_Model):
+    """One source table and the Dataverse table that it feeds."""
+
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*\.[A-Za-z_][A-Za-z0-9_$]*$")]
+    key: str
+    entity_set: str
+    logical_name: str
+    alternate_key: str
+    on_delete: DeleteRule = DeleteRule.DEACTIVATE
+    active: dict[str, int] = {"statecode": 0, "statuscode": 1}
+    inactive: dict[str, int] = {"statecode": 1, "statuscode": 2}
+    columns: Annotated[dict[str, Annotated[Column, BeforeValidator(_column)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _attributes_are_distinct(self) -> Self:
+        seen: dict[str, str] = {self.alternate_key.lower(): f"the alternate key {self.alternate_key}"}
+        if self.on_delete is DeleteRule.DEACTIVATE:
+            seen |= {name.lower(): "the rule for deletions" for name in self.active | self.inactive}
+        for name, column in self.columns.items():
+            if (other := seen.get(column.to.lower())) is not None:
+                raise ValueError(f"column {name!r} is mapped to {column.to!r}, which {other} already writes")
+            seen[column.to.lower()] = f"column {name!r}"
+        return self
+
+    def address(self, record_key: str) -> str:
+        """The record's address below the Web API's root, by alternate key.
+
+        Raises:
+            UnsendableError: the key holds a character that Dataverse cannot take.
+        """
+        return keyed_address(self.entity_set, self.alternate_key, record_key, self.key)
+
+    def body(self, row: MappingOf[str, object]) -> dict[str, JsonValue]:
+        """The attributes to write for a row. A table that deactivates also says that the record is active:
+        a row that comes back must not stay inactive in Dynamics.
+
+        Raises:
+            UnsendableError: a value has no form in Dynamics.
+        """
+        body: dict[str, JsonValue] = dict(self.active) if self.on_delete is DeleteRule.DEACTIVATE else {}
+        for name, column in self.columns.items():
+            attribute, value = column.encode(name, row[name])
+            body[attribute] = value
+        return body
+
+
+class Mapping(_Model):
+    """All mapped tables of one target."""
+
+    tables: Annotated[tuple[TableMapping, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _sources_are_distinct(self) -> Self:
+        sources = [table.source for table in self.tables]
+        for source in sources:
+            if sources.count(source) > 1:
+                raise ValueError(f"table {source!r} is mapped twice")
+        return self
+
+    def table(self, source: str) -> TableMapping | None:
+        """The mapping of a source table, or None where there is none."""
+        return next((table for table in self.tables if table.source == source), None)
+
+
+def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
+    """Check a parsed TOML document. `origin` names the file in messages.
+
+    Raises:
+        MappingError: it is not a mapping; the message names each place that is wrong.
+    """
+    try:
+        return Mapping.model_validate(document)
+    except ValidationError as error:
+        problems = [
+            f"  {'.'.join(str(part) for part in problem['loc']) or 'mapping'}: "
+            + problem["msg"].removeprefix("Value error, ")
+            for problem in error.errors()
+        ]
+        raise MappingError(
+            f"The mapping {origin} cannot be used:\n" + "\n".join(problems) + "\nCorrect it and start again."
+        ) from None
+
+
+def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) -> str:
+    """`hlf_certifications(hlf_externalid='…')`: a quote in the value is doubled, then the value percent-encoded."""
+    if not value or FORBIDDEN_KEY_CHARACTERS & set(value):
+        raise UnsendableError("mapping.forbidden_key", column)
+    quoted = quote(value.replace("'", "''"), safe="")
+    return f"{entity_set}({alternate_key}='{quoted}')"
+
+
+def _plain(name: str, value: object) -> JsonValue:
+    match value:
+        case bool() | int() | float() | str():
+            return value
+        case Decimal():
+            return float(value)
+        case datetime():
+            aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+            return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+    raise UnsendableError("mapping.wrong_type", name)

@@ -1,0 +1,143 @@
+"""What an answer of Dynamics means (R1, R8, R27). The status decides; the code only explains.
+
+Sources: Microsoft's pages "Compose HTTP requests and handle errors" and "Service protection API limits".
+"""
+
+from dataclasses import dataclass
+
+DEFAULT_PAUSE_SECONDS = 5.0
+"""How long the target is left alone when Dynamics asks for patience without saying how long."""
+
+CONTRACT_MISMATCH = "contract_mismatch"
+
+RECORD_ABSENT_CODES = frozenset({"0x80040217", "0x80060891"})
+"""404: the record is not there, by id and by alternate key. Other 404s mean that the address is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The parts of an HTTP answer that decide. Never its text: Dynamics' messages quote record data (R16)."""
+
+    status: int
+    error_code: str | None = None
+    """Dataverse's code (`0x80040265`), if the body was a Dataverse error and had one."""
+    is_dataverse_error: bool = False
+    """The body was JSON of the form `{"error": {...}}`."""
+    retry_after_seconds: float | None = None
+    etag: str | None = None
+
+    @property
+    def code(self) -> str:
+        return self.error_code or f"http_{self.status}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Dynamics did what was asked, or there was nothing left to do."""
+
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToSend:
+    """No request was made, and none is needed: the mapping ignores this change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transient:
+    """Dynamics, or the way to it, is not well: worth another try."""
+
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Flow control: neither a failure nor a try. Everybody leaves Dynamics alone for a while."""
+
+    error_code: str
+    retry_after_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorized:
+    """The token was not accepted."""
+
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Somebody else wrote the record at the same moment: read it again and decide again."""
+
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Dynamics understood the request and refused it."""
+
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something answered, but not as Dataverse's contract says: perhaps a log-in page, perhaps a proxy."""
+
+    error_code: str = CONTRACT_MISMATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Unsendable:
+    """No request was made: the record cannot be expressed in Dynamics' terms, or no mapping knows it."""
+
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """No request was made: there is no access token for now."""
+
+    error_code: str
+    retry_after_seconds: float
+
+
+Outcome = (
+    Accepted
+    | NothingToSend
+    | Transient
+    | Throttled
+    | Unauthorized
+    | Conflict
+    | Rejected
+    | Mismatch
+    | Unsendable
+    | NotReady
+)
+"""What one try came to."""
+
+
+def classify_write(answer: Answer) -> Outcome:
+    """What the answer to an upsert means. Success is 204 and nothing else: no body was asked for."""
+    match answer.status:
+        case 204:
+            return Accepted(answer.etag)
+        case 408 | 429:
+            wait = answer.retry_after_seconds
+            return Throttled(answer.code, DEFAULT_PAUSE_SECONDS if wait is None else wait)
+        case 401:
+            return Unauthorized(answer.code)
+        case status if 500 <= status <= 599:
+            return Transient(answer.code)
+        case 412 if answer.is_dataverse_error:
+            return Conflict(answer.code)
+        case status if 400 <= status <= 499 and answer.is_dataverse_error:
+            return Rejected(answer.code)
+        case _:
+            return Mismatch()
+
+
+def classify_removal(answer: Answer) -> Outcome:
+    """What the answer to a deletion or deactivation means: a record that is not there needs none."""
+    if answer.status == 404 and answer.error_code in RECORD_ABSENT_CODES:
+        return Accepted()
+    return classify_write(answer)

@@ -1,0 +1,1 @@
+"""The Dataverse Web API: addresses, tokens, and what its answers mean."""

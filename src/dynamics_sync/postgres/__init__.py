@@ -1,0 +1,1 @@
+"""PostgreSQL: the outbox, the retry queue, the circuit's store, the migrations, an embedded server."""

@@ -1,0 +1,69 @@
+"""The circuit of one target in PostgreSQL: shared by all workers, judged by the database's clock (R11, R12)."""
+
+from typing import Any
+
+from dynamics_sync.core.circuit import Circuit, CircuitState
+from dynamics_sync.postgres.connections import Pool, transaction
+from dynamics_sync.sync.ports import CircuitReading
+
+SELECT_CIRCUIT = """
+select clock_timestamp(), c.state, c.failure_count, c.opened_at, c.last_error_code, c.probe_owner, c.probe_until,
+  c.paused_until, c.generation, c.revision
+from (select) as always left join dynamics_sync.circuit c on c.target = %(target)s
+"""
+
+INSERT_CIRCUIT = "insert into dynamics_sync.circuit (target) values (%(target)s) on conflict do nothing"
+
+COMPARE_AND_SET = """
+update dynamics_sync.circuit
+set state = %(state)s, failure_count = %(failure_count)s, opened_at = %(opened_at)s,
+  last_error_code = %(last_error_code)s, probe_owner = %(probe_owner)s, probe_until = %(probe_until)s,
+  paused_until = %(paused_until)s, generation = %(generation)s, revision = %(revision)s
+where target = %(target)s and revision = %(expected)s
+"""
+
+WAKE_WORKERS = "select pg_notify('dynamics_sync', %(target)s)"
+
+
+def reading_from(row: tuple[Any, ...] | None) -> CircuitReading:
+    """What `SELECT_CIRCUIT` brought; a target without a row has a fresh circuit."""
+    if row is None:
+        raise AssertionError("SELECT_CIRCUIT always gives one row")
+    now, state, *rest = row
+    return CircuitReading(Circuit() if state is None else Circuit(CircuitState(state), *rest), now)
+
+
+class PostgresCircuitStore:
+    """One row of `dynamics_sync.circuit`."""
+
+    def __init__(self, pool: Pool, target: str) -> None:
+        self._pool = pool
+        self._target = target
+
+    async def load(self) -> CircuitReading:
+        async with transaction(self._pool) as connection:
+            cursor = await connection.execute(SELECT_CIRCUIT, {"target": self._target})
+            return reading_from(await cursor.fetchone())
+
+    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
+        """Store `new` if nobody changed the circuit since `expected` was read; a transition wakes all workers."""
+        parameters = {
+            "target": self._target,
+            "expected": expected.revision,
+            "state": new.state,
+            "failure_count": new.failure_count,
+            "opened_at": new.opened_at,
+            "last_error_code": new.last_error_code,
+            "probe_owner": new.probe_owner,
+            "probe_until": new.probe_until,
+            "paused_until": new.paused_until,
+            "generation": new.generation,
+            "revision": new.revision,
+        }
+        async with transaction(self._pool) as connection:
+            if expected.revision == 0:
+                await connection.execute(INSERT_CIRCUIT, parameters)
+            changed = (await connection.execute(COMPARE_AND_SET, parameters)).rowcount == 1
+            if changed and new.generation != expected.generation:
+                await connection.execute(WAKE_WORKERS, parameters)
+        return changed

@@ -1,0 +1,117 @@
+"""Connections to PostgreSQL, and its errors in words for people.
+
+Works through every kind of pooler: nothing is prepared, no session state is kept, no options are sent at connect.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from dynamics_sync.core.errors import DatabaseError
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+CONNECT_TIMEOUT_SECONDS = 10
+
+AS_SERVICE_ROLE = "set local role service_role"
+"""Row-level security binds even the owner: the queue is written, and records are read, with service_role's rights (R6)."""
+
+AS_OURSELVES = "reset role"
+
+
+def make_pool(database_url: str, size: int) -> Pool:
+    """A pool of up to `size` connections, not yet open."""
+    return AsyncConnectionPool(
+        database_url,
+        min_size=1,
+        max_size=size,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        open=False,
+        kwargs={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_SECONDS, "autocommit": True},
+    )
+
+
+async def connect(database_url: str, **options: Any) -> Connection:
+    """One connection, in autocommit.
+
+    Raises:
+        DatabaseError: it cannot be had; the message says why and what to do.
+    """
+    with_timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "prepare_threshold": None, "autocommit": True} | options
+    try:
+        return await psycopg.AsyncConnection.connect(database_url, **with_timeout)
+    except psycopg.Error as error:
+        raise DatabaseError(_why_no_connection(database_url, error)) from None
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection in a transaction. psycopg's errors leave it as DatabaseError, without a word of the row."""
+    try:
+        async with pool.connection() as connection, connection.transaction():
+            yield connection
+    except psycopg.Error as error:
+        raise translated(error) from None
+
+
+def translated(error: psycopg.Error) -> DatabaseError:
+    """Our words for an error of the driver. PostgreSQL's own quote values; its SQLSTATE does not."""
+    if error.sqlstate is None:
+        return DatabaseError(
+            "The connection to the database was lost, or none could be had. Nothing is lost: work goes on when it is "
+            "back."
+        )
+    if error.sqlstate == "42501":
+        return DatabaseError(
+            "The database refused access (SQLSTATE 42501): the role that dynamics-sync connects with, or service_role, "
+            "lacks a grant. `select dynamics_sync.watch('schema.table')` gives service_role what it needs on a table."
+        )
+    return DatabaseError(f"The database refused a statement (SQLSTATE {error.sqlstate}).")
+
+
+def describe(database_url: str) -> str:
+    """Host, port and database of an address, without user and password, for messages."""
+    try:
+        parts = conninfo_to_dict(database_url)
+    except psycopg.Error:
+        return "the database address"
+    host = parts.get("host") or "localhost"
+    return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
+
+
+def _why_no_connection(database_url: str, error: psycopg.Error) -> str:
+    where = describe(database_url)
+    text = str(error).lower()
+    if isinstance(error, psycopg.ProgrammingError):
+        return (
+            "DYNAMICS_SYNC_DATABASE_URL is no PostgreSQL address. It looks like "
+            "postgresql://user:password@host:5432/database."
+        )
+    for sign, meaning in _SIGNS:
+        if sign in text:
+            return f"Cannot connect to {where}: {meaning}"
+    return f"Cannot connect to {where}: the server did not accept the connection. Check address, port and firewall."
+
+
+_SIGNS = (
+    ("password authentication failed", "the user or password is wrong. Correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("no password supplied", "the server wants a password. Put one into DYNAMICS_SYNC_DATABASE_URL."),
+    ("does not exist", "the database or the user does not exist. Create it, or correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("no pg_hba.conf entry", "the server does not let this user in from here. Add a line to its pg_hba.conf."),
+    ("too many", "the server has no connection left. Raise its limit, or close some."),
+    ("remaining connection slots", "the server has no connection left. Raise its limit, or close some."),
+    ("ssl", "TLS could not be agreed on. Check sslmode and sslrootcert in DYNAMICS_SYNC_DATABASE_URL."),
+    ("certificate", "the server's certificate is not trusted. Check sslrootcert in DYNAMICS_SYNC_DATABASE_URL."),
+    ("resolve", "the host name is unknown. Correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("not known", "the host name is unknown. Correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("refused", "nothing listens there. Start PostgreSQL, or correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("timeout", "no answer. Check address, port and firewall."),
+    ("starting up", "the server is starting up. Try again in a moment."),
+    ("shutting down", "the server is shutting down. Try again when it is back."),
+)

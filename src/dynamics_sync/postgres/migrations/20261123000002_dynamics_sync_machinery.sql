@@ -1,0 +1,270 @@
+-- The machinery: what is to be sent, what was sent, what could not be sent, and how Dynamics is.
+-- The schema is not exposed over REST. Only the retry queue is in public, for service_role alone.
+
+create schema dynamics_sync;
+revoke all on schema dynamics_sync from public;
+
+-- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
+create sequence dynamics_sync.change_version;
+
+-- The dirty set: one row for each record that Dynamics does not have in its newest state.
+create table dynamics_sync.outbox (
+  target text not null,
+  source_table text not null,
+  record_key text not null,
+  version bigint not null default nextval('dynamics_sync.change_version'),
+  operation_type text not null check (operation_type in ('upsert', 'delete')),
+  changed_columns text[] not null default '{}',
+  enqueued_at timestamptz not null default clock_timestamp(),
+  attempts integer not null default 0,
+  lease_owner text,
+  lease_until timestamptz,
+  primary key (target, source_table, record_key)
+) with (fillfactor = 70);
+
+-- Claim order: least tried first, then oldest. Leases are not indexed, so that claiming moves no index entry.
+create index outbox_claim_order on dynamics_sync.outbox (target, attempts, enqueued_at);
+
+-- What Dynamics was last known to hold.
+create table dynamics_sync.record_state (
+  target text not null,
+  source_table text not null,
+  record_key text not null,
+  applied_version bigint not null,
+  etag text,
+  applied_at timestamptz not null default clock_timestamp(),
+  primary key (target, source_table, record_key)
+) with (fillfactor = 70);
+
+-- One circuit for each target, shared by all workers. Changed by compare-and-set on revision.
+create table dynamics_sync.circuit (
+  target text primary key,
+  state text not null default 'closed' check (state in ('closed', 'open', 'half_open')),
+  failure_count integer not null default 0,
+  opened_at timestamptz,
+  last_error_code text,
+  probe_owner text,
+  probe_until timestamptz,
+  paused_until timestamptz,
+  generation bigint not null default 0,
+  revision bigint not null default 0
+);
+
+-- Failed requests, for an entry's time line.
+create table dynamics_sync.attempts (
+  id bigint generated always as identity primary key,
+  target text not null,
+  source_table text not null,
+  record_key text not null,
+  version bigint not null,
+  attempt_number integer not null,
+  at timestamptz not null,
+  error_code text not null,
+  delay_ms integer not null
+);
+create index attempts_of_record on dynamics_sync.attempts (target, source_table, record_key, at);
+
+-- What operators did.
+create table dynamics_sync.audit (
+  id bigint generated always as identity primary key,
+  at timestamptz not null default clock_timestamp(),
+  actor text not null,
+  action text not null,
+  entry_id uuid not null,
+  reason text
+);
+create index audit_of_entry on dynamics_sync.audit (entry_id);
+
+revoke all on all tables in schema dynamics_sync from public, anon, authenticated, service_role;
+revoke all on all sequences in schema dynamics_sync from public, anon, authenticated, service_role;
+
+-- What was given up and waits for a person. Metadata only: no value of a record, no token, no header.
+create table public.dynamics_sync_retry_queue (
+  id uuid primary key default gen_random_uuid(),
+  target text not null default 'dynamics',
+  source_table text not null,
+  record_key text not null,
+  operation_type text not null,
+  payload_json jsonb not null,
+  failure_reason text not null,
+  error_code text not null,
+  attempt_count integer not null check (attempt_count >= 0),
+  status text not null check (
+    status in (
+      'pending_manual_replay', 'requires_investigation', 'replaying', 'replayed', 'superseded', 'discarded'
+    )
+  ),
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp()
+);
+create unique index dynamics_sync_retry_queue_one_open_entry
+  on public.dynamics_sync_retry_queue (target, source_table, record_key)
+  where status in ('pending_manual_replay', 'requires_investigation', 'replaying');
+create index dynamics_sync_retry_queue_by_status on public.dynamics_sync_retry_queue (status, created_at, id);
+
+alter table public.dynamics_sync_retry_queue enable row level security;
+alter table public.dynamics_sync_retry_queue force row level security;
+create policy service_role_only on public.dynamics_sync_retry_queue to service_role using (true) with check (true);
+revoke all on public.dynamics_sync_retry_queue from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.dynamics_sync_retry_queue to service_role;
+
+-- Mark one record dirty: Dynamics lacks its newest state.
+create function dynamics_sync.mark_dirty(
+  of_target text, of_table text, of_key text, of_type text default 'upsert', of_columns text[] default '{}'
+) returns void
+language sql
+set search_path = ''
+as $$
+  insert into dynamics_sync.outbox as waiting (target, source_table, record_key, operation_type, changed_columns)
+  values (of_target, of_table, of_key, of_type, of_columns)
+  on conflict (target, source_table, record_key) do update set
+    version = nextval('dynamics_sync.change_version'),
+    operation_type = excluded.operation_type,
+    changed_columns = array(
+      select unnest(waiting.changed_columns) union select unnest(excluded.changed_columns) order by 1
+    )
+$$;
+
+-- The outbox trigger. It runs in the user's own transaction, with the owner's rights: whoever may change the table
+-- needs no right on the outbox. Arguments: target, key column, table (a partition's trigger would name the partition).
+create function dynamics_sync.capture() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+declare
+  target constant text := tg_argv[0];
+  key_column constant text := tg_argv[1];
+  source_table constant text := tg_argv[2];
+  old_row jsonb;
+  new_row jsonb;
+  changed text[] := '{}';
+begin
+  if tg_op <> 'INSERT' then old_row := to_jsonb(old); end if;
+  if tg_op <> 'DELETE' then new_row := to_jsonb(new); end if;
+  if tg_op = 'UPDATE' then
+    changed := array(
+      select field.key from jsonb_each(new_row) as field
+      where old_row -> field.key is distinct from field.value order by 1
+    );
+    if changed = '{}' then
+      return null;
+    end if;
+  end if;
+  if old_row is not null and old_row ->> key_column is distinct from new_row ->> key_column then
+    perform dynamics_sync.mark_dirty(target, source_table, old_row ->> key_column, 'delete');
+  end if;
+  if new_row is not null then
+    perform dynamics_sync.mark_dirty(target, source_table, new_row ->> key_column, 'upsert', changed);
+  end if;
+  perform pg_notify('dynamics_sync', target);
+  return null;
+end
+$$;
+
+-- TRUNCATE fires no row trigger: without this one, Dynamics would keep what the table has lost.
+create function dynamics_sync.capture_truncate() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+  execute format(
+    'select dynamics_sync.mark_dirty($1, $2, %I::text, ''delete'') from %I.%I', tg_argv[1], tg_table_schema, tg_table_name
+  ) using tg_argv[0], tg_argv[2];
+  perform pg_notify('dynamics_sync', tg_argv[0]);
+  return null;
+end
+$$;
+
+-- Capture every change of a table from now on. The key column is the primary key unless another is named; it must be
+-- unique and not null. service_role, whose rights the worker reads with, is given select on the table.
+create function dynamics_sync.watch(source regclass, key_column name default null, target text default 'dynamics')
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  key_number smallint;
+  schema_name name;
+  table_name name;
+begin
+  select n.nspname, c.relname into schema_name, table_name
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  where c.oid = source and c.relkind in ('r', 'p');
+  if not found then
+    raise exception 'dynamics_sync.watch: % is not a table', source
+      using hint = 'Views and foreign tables have no row changes to capture; watch the tables behind them.';
+  end if;
+  if key_column is null then
+    select a.attname into key_column
+    from pg_catalog.pg_index i
+    join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = source and i.indisprimary and i.indnkeyatts = 1;
+    if not found then
+      raise exception 'dynamics_sync.watch: % has no primary key of one column', source
+        using hint = 'Name a unique, not null column: select dynamics_sync.watch(''...'', ''column'').';
+    end if;
+  end if;
+  select a.attnum into key_number from pg_catalog.pg_attribute a
+  where a.attrelid = source and a.attname = key_column and a.attnotnull and not a.attisdropped
+    and exists (
+      select from pg_catalog.pg_index i
+      where i.indrelid = source and i.indisunique and i.indnkeyatts = 1 and i.indkey[0] = a.attnum
+        and i.indpred is null
+    );
+  if not found then
+    raise exception 'dynamics_sync.watch: column % of % is not a unique, not null column', key_column, source
+      using hint = 'The key identifies the record in Dynamics, so it must identify one row here.';
+  end if;
+  execute format(
+    'create or replace trigger dynamics_sync_capture after insert or update or delete on %s
+     for each row execute function dynamics_sync.capture(%L, %L, %L)',
+    source, target, key_column, schema_name || '.' || table_name
+  );
+  execute format('drop trigger if exists dynamics_sync_capture_truncate on %s', source);
+  execute format(
+    'create trigger dynamics_sync_capture_truncate before truncate on %s
+     for each statement execute function dynamics_sync.capture_truncate(%L, %L, %L)',
+    source, target, key_column, schema_name || '.' || table_name
+  );
+  execute format('grant usage on schema %I to service_role', schema_name);
+  execute format('grant select on %s to service_role', source);
+end
+$$;
+
+-- Stop capturing a table's changes. What waits in the outbox is still sent.
+create function dynamics_sync.unwatch(source regclass) returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  execute format('drop trigger if exists dynamics_sync_capture on %s', source);
+  execute format('drop trigger if exists dynamics_sync_capture_truncate on %s', source);
+end
+$$;
+
+-- Mark every row of a watched table dirty: the first load, or after a restored backup.
+create function dynamics_sync.resync(source regclass) returns bigint
+language plpgsql
+set search_path = ''
+as $$
+declare
+  arguments text[];
+  marked bigint;
+begin
+  select string_to_array(encode(t.tgargs, 'escape'), '\000') into arguments
+  from pg_catalog.pg_trigger t
+  where t.tgrelid = source and t.tgname = 'dynamics_sync_capture';
+  if not found then
+    raise exception 'dynamics_sync.resync: % is not watched', source
+      using hint = 'Call dynamics_sync.watch for it first.';
+  end if;
+  execute format('select count(dynamics_sync.mark_dirty($1, $2, %I::text)::text) from %s', arguments[2], source)
+    into marked using arguments[1], arguments[3];
+  perform pg_notify('dynamics_sync', arguments[1]);
+  return marked;
+end
+$$;
+
+revoke execute on all functions in schema dynamics_sync from public, anon, authenticated, service_role;

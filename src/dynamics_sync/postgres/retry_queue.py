@@ -1,0 +1,207 @@
+"""The retry queue in PostgreSQL (R6, R13, R14), and what a person does with its entries.
+
+Written and read with service_role's rights. An entry holds metadata only.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from dynamics_sync.core.operation import FailedAttempt, QueueStatus, SyncOperation
+from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
+from dynamics_sync.postgres.outbox import DELETE_UNCHANGED, FREE_CHANGED, given, note_attempts
+from dynamics_sync.sync.ports import Failure
+
+INSERT = """
+insert into public.dynamics_sync_retry_queue as entry
+  (target, source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status)
+values (%(target)s, %(source_table)s, %(record_key)s, %(operation_type)s, %(payload_json)s, %(failure_reason)s,
+  %(error_code)s, %(attempt_count)s, %(status)s)
+on conflict (target, source_table, record_key)
+  where status in ('pending_manual_replay', 'requires_investigation', 'replaying')
+do update set
+  operation_type = excluded.operation_type, payload_json = excluded.payload_json,
+  failure_reason = excluded.failure_reason, error_code = excluded.error_code,
+  attempt_count = excluded.attempt_count, status = excluded.status, updated_at = clock_timestamp()
+returning id::text
+"""
+
+STATEMENT_TIMEOUT = "set local statement_timeout = '450ms'"
+"""The server gives up shortly before the caller does, so that a late insert does not surprise anybody."""
+
+COLUMNS = """
+id, target, source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status,
+created_at, updated_at
+"""
+
+SELECT = f"""
+select {COLUMNS} from public.dynamics_sync_retry_queue
+where (%(id)s::uuid is null or id = %(id)s) and (%(statuses)s::text[] is null or status = any(%(statuses)s))
+order by created_at, id
+limit %(limit)s
+"""
+
+COUNT = "select status, count(*) from public.dynamics_sync_retry_queue group by status"
+
+REPLAY = """
+update public.dynamics_sync_retry_queue set status = 'replaying', updated_at = clock_timestamp()
+where id = any(%(ids)s) and status in ('pending_manual_replay', 'requires_investigation')
+returning id, target, source_table, record_key, operation_type
+"""
+
+# Marked dirty again, with a fresh count: the record goes the one road that every change goes.
+TO_OUTBOX = "select dynamics_sync.mark_dirty(%s, %s, %s, %s)"
+FRESH_COUNT = """
+update dynamics_sync.outbox set attempts = 0 where (target, source_table, record_key) = (%s, %s, %s)
+"""
+
+DISCARD = """
+update public.dynamics_sync_retry_queue set status = 'discarded', updated_at = clock_timestamp()
+where id = any(%(ids)s) and status in ('pending_manual_replay', 'requires_investigation')
+returning id, target, source_table, record_key, operation_type
+"""
+
+AUDIT = "insert into dynamics_sync.audit (actor, action, entry_id, reason) values (%s, %s, %s, %s)"
+
+TIME_LINE = """
+select attempt_number, at, error_code, delay_ms from dynamics_sync.attempts
+where (target, source_table, record_key) = (%s, %s, %s) order by at, id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """One entry as an operator sees it."""
+
+    id: UUID
+    target: str
+    source_table: str
+    record_key: str
+    operation_type: str
+    payload_json: dict[str, Any]
+    failure_reason: str
+    error_code: str
+    attempt_count: int
+    status: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class PostgresRetryQueue:
+    """`public.dynamics_sync_retry_queue`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def add(self, failure: Failure) -> str:
+        """Insert, or bring the record's open entry up to date, and settle the outbox, in one transaction."""
+        operation = failure.operation
+        async with transaction(self._pool) as connection:
+            await connection.execute(STATEMENT_TIMEOUT)
+            if operation.claim_id is not None:
+                claimed = given(operation.target, [operation])
+                await connection.execute(DELETE_UNCHANGED, claimed)
+                await connection.execute(FREE_CHANGED, claimed)
+                await note_attempts(connection, operation, failure.failures)
+            await connection.execute(AS_SERVICE_ROLE)
+            cursor = await connection.execute(INSERT, _row(failure))
+            row = await cursor.fetchone()
+            await connection.execute(AS_OURSELVES)
+        if row is None:
+            raise AssertionError("the insert always gives one id")
+        return str(row[0])
+
+    async def entries(
+        self, statuses: Sequence[QueueStatus] | None = None, entry_id: UUID | None = None, limit: int = 1000
+    ) -> list[QueueEntry]:
+        """Entries, oldest first."""
+        parameters = {
+            "id": entry_id,
+            "statuses": None if statuses is None else [str(status) for status in statuses],
+            "limit": limit,
+        }
+        async with transaction(self._pool) as connection:
+            await connection.execute(AS_SERVICE_ROLE)
+            async with connection.cursor(row_factory=class_row(QueueEntry)) as cursor:
+                await cursor.execute(SELECT, parameters)
+                return await cursor.fetchall()
+
+    async def counts(self) -> dict[str, int]:
+        """Entries by status."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(AS_SERVICE_ROLE)
+            cursor = await connection.execute(COUNT)
+            return dict(await cursor.fetchall())
+
+    async def time_line(self, entry: QueueEntry) -> list[FailedAttempt]:
+        """The record's failed requests, oldest first."""
+        async with transaction(self._pool) as connection:
+            async with connection.cursor(row_factory=class_row(FailedAttempt)) as cursor:
+                await cursor.execute(TIME_LINE, [entry.target, entry.source_table, entry.record_key])
+                return await cursor.fetchall()
+
+    async def replay(self, ids: Sequence[UUID], actor: str) -> list[UUID]:
+        """Put records back into the outbox; give the entries that were open and are being replayed now."""
+        async with transaction(self._pool) as connection:
+            changed = await self._change(connection, REPLAY, ids, actor, "replay", None)
+            for _, target, source_table, record_key, operation_type in changed:
+                await connection.execute(TO_OUTBOX, [target, source_table, record_key, operation_type])
+                await connection.execute(FRESH_COUNT, [target, source_table, record_key])
+            for target in {row[1] for row in changed}:
+                await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
+        return [row[0] for row in changed]
+
+    async def discard(self, ids: Sequence[UUID], actor: str, reason: str | None) -> list[UUID]:
+        """Close entries without sending them; give those that were open."""
+        async with transaction(self._pool) as connection:
+            return [row[0] for row in await self._change(connection, DISCARD, ids, actor, "discard", reason)]
+
+    async def _change(
+        self,
+        connection: Connection,
+        statement: LiteralString,
+        ids: Sequence[UUID],
+        actor: str,
+        action: str,
+        reason: str | None,
+    ) -> list[tuple[Any, ...]]:
+        await connection.execute(AS_SERVICE_ROLE)
+        cursor = await connection.execute(statement, {"ids": list(ids)})
+        changed = await cursor.fetchall()
+        await connection.execute(AS_OURSELVES)
+        for row in changed:
+            await connection.execute(AUDIT, [actor, action, row[0], reason])
+        return changed
+
+
+def payload(operation: SyncOperation) -> dict[str, object]:
+    """What an entry says of its operation: names, never values (R14)."""
+    return {
+        "target": operation.target,
+        "table": operation.source_table,
+        "key": operation.record_key,
+        "operation": operation.operation_type,
+        "version": operation.version,
+        "changed_columns": list(operation.changed_columns),
+        "correlation_id": operation.correlation_id,
+    }
+
+
+def _row(failure: Failure) -> dict[str, object]:
+    operation = failure.operation
+    return {
+        "target": operation.target,
+        "source_table": operation.source_table,
+        "record_key": operation.record_key,
+        "operation_type": operation.operation_type,
+        "payload_json": json.dumps(payload(operation)),
+        "failure_reason": failure.reason,
+        "error_code": failure.error_code,
+        "attempt_count": failure.attempt_count,
+        "status": failure.reason.queue_status,
+    }

@@ -1,0 +1,112 @@
+"""What the engine needs from the world. `dynamics` and `postgres` implement it, `sync.memory` does for small programs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from dynamics_sync.core.circuit import Circuit
+from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
+from dynamics_sync.core.outcome import Outcome
+
+
+class Clock(Protocol):
+    """Time comes in through here and nowhere else."""
+
+    def now(self) -> datetime:
+        """The present time, with a time zone."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait without blocking the event loop."""
+        ...
+
+
+class Gateway(Protocol):
+    """The way to one Dynamics environment."""
+
+    async def send(self, operation: SyncOperation) -> Outcome:
+        """Read the record's present state and make one request, or none where the outcome says so.
+
+        Raises only where no request was made and none of the outcomes fits, as when the database is gone.
+        """
+        ...
+
+    async def renew_token(self) -> None:
+        """Forget the access token, so that the next request asks for a new one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitReading:
+    """A circuit as stored, and the time of the clock that it is to be judged by."""
+
+    circuit: Circuit
+    now: datetime
+
+
+class CircuitStore(Protocol):
+    """Where the circuit of one target lives."""
+
+    async def load(self) -> CircuitReading: ...
+
+    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
+        """Store `new` if the stored circuit still has the revision of `expected`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an operation is given up, with all that a queue entry says."""
+
+    operation: SyncOperation
+    reason: FailureReason
+    error_code: str
+    attempt_count: int
+    failures: tuple[FailedAttempt, ...] = ()
+
+
+class RetryQueue(Protocol):
+    """Where given-up operations wait for a person (R6)."""
+
+    async def add(self, failure: Failure) -> str:
+        """Store an entry, or bring the record's open entry up to date; give its id.
+
+        Where the operation was claimed from an outbox, the same transaction settles it there.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim brought: operations under a lease, and the circuit as it stood in the same moment."""
+
+    operations: Sequence[SyncOperation]
+    reading: CircuitReading
+
+
+class Outbox(Protocol):
+    """The dirty set: one row for each record that Dynamics does not have in its newest state."""
+
+    async def claim(self, limit: int) -> Claim:
+        """Take up to `limit` records that nobody else holds, least tried first, then oldest."""
+        ...
+
+    async def renew(self, operation: SyncOperation) -> bool:
+        """Begin the lease anew; False if it has passed to somebody else."""
+        ...
+
+    async def settle(self, operation: SyncOperation, applied: Applied) -> None:
+        """The record arrived. Its row goes, unless the record changed again or the lease was lost meanwhile:
+        then it stays, or is marked dirty again."""
+        ...
+
+    async def release(
+        self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()
+    ) -> None:
+        """Let go of the record without having sent it; its count is kept."""
+        ...

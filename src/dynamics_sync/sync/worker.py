@@ -1,0 +1,256 @@
+"""The worker: claims records, lets the service send them, settles.
+
+Many records are in flight, never two requests for one: a record is claimed under a lease, and right before each
+request the lease is checked to last longer than the request may take (I3).
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from dynamics_sync.core.circuit import CircuitState
+from dynamics_sync.core.errors import DatabaseError, DynamicsSyncError
+from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation, SyncResult
+from dynamics_sync.core.outcome import Outcome
+from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.sync.events import emit
+from dynamics_sync.sync.ports import CircuitStore, Clock, Gateway, Outbox
+from dynamics_sync.sync.service import HLFDynamicsSyncService
+
+
+class LeaseLostError(DynamicsSyncError):
+    """Another worker holds the record now; it is that one's to send."""
+
+
+class StoppedError(DynamicsSyncError):
+    """The worker stopped while an operation waited for its next try."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How much a worker does at once, and how long it waits.
+
+    Raises:
+        ValueError: the lease does not outlast a request.
+    """
+
+    concurrency: int = 64
+    poll_seconds: float = 1.0
+    """How soon a change is found without a wake-up."""
+    lease_seconds: float = 90.0
+    request_timeout_seconds: float = 45.0
+    """The longest that `Gateway.send` takes, the token and the reading of the record included."""
+    shutdown_seconds: float = 50.0
+    """How long a stop waits for requests in flight."""
+
+    def __post_init__(self) -> None:
+        if self.lease_seconds <= self.request_timeout_seconds:
+            raise ValueError("lease_seconds must be longer than request_timeout_seconds")
+
+
+class LeasedGateway:
+    """A gateway that makes no request unless the record's lease outlasts it."""
+
+    def __init__(self, gateway: Gateway, outbox: Outbox, clock: Clock, settings: WorkerSettings) -> None:
+        self._gateway = gateway
+        self._outbox = outbox
+        self._clock = clock
+        self._settings = settings
+        self._leases: dict[SyncOperation, float] = {}
+
+    def begin(self, operation: SyncOperation, claimed_at: float) -> None:
+        """Note a lease that was asked for at the monotonic time `claimed_at`."""
+        self._leases[operation] = claimed_at + self._settings.lease_seconds
+
+    def end(self, operation: SyncOperation) -> None:
+        self._leases.pop(operation, None)
+
+    async def send(self, operation: SyncOperation) -> Outcome:
+        """As the gateway's; LeaseLostError where the record belongs to another worker by now."""
+        now = self._clock.monotonic()
+        if self._leases[operation] < now + self._settings.request_timeout_seconds:
+            if not await self._outbox.renew(operation):
+                raise LeaseLostError("The lease ended before the request; another worker sends the record.")
+            self.begin(operation, now)
+        return await self._gateway.send(operation)
+
+    async def renew_token(self) -> None:
+        await self._gateway.renew_token()
+
+
+class StoppableClock:
+    """A clock whose waits end early when the worker stops, so that a stop need not sit out a back-off."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stopped = asyncio.Event()
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; StoppedError when the worker stops before the time is over."""
+        await self.sleep_or(self._stopped, seconds)
+        if self._stopped.is_set():
+            raise StoppedError("The worker stopped while the operation waited for its next try.")
+
+    async def sleep_or(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait until the event is set, the worker stops, or the time is over."""
+        waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(seconds), event.wait(), self._stopped.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def stop(self) -> None:
+        """End every wait, and each that begins from now on."""
+        self._stopped.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+
+class Worker:
+    """One of any number of workers on one database.
+
+    `wake` is set from outside when something was committed; without it everything is found by polling.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: HLFDynamicsSyncService,
+        breaker: DynamicsCircuitBreaker,
+        circuits: CircuitStore,
+        outbox: Outbox,
+        leases: LeasedGateway,
+        clock: StoppableClock,
+        settings: WorkerSettings,
+    ) -> None:
+        self._service = service
+        self._breaker = breaker
+        self._circuits = circuits
+        self._outbox = outbox
+        self._leases = leases
+        self._clock = clock
+        self._settings = settings
+        self.wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cautious = True
+
+    @property
+    def in_flight(self) -> int:
+        """Records that this worker holds."""
+        return len(self._tasks)
+
+    def stop(self) -> None:
+        """Claim nothing more. `run` returns once the requests in flight are answered and settled."""
+        self._clock.stop()
+
+    async def run(self) -> None:
+        """Work until `stop`. A lost database or a Dynamics that is down is waited for, never died of."""
+        try:
+            while not self._clock.stopped:
+                rest_seconds = await self._step_or_wait_for_database()
+                if rest_seconds > 0:
+                    await self._clock.sleep_or(self.wake, rest_seconds)
+        finally:
+            await self._finish()
+
+    async def _step_or_wait_for_database(self) -> float:
+        try:
+            return await self._step()
+        except DatabaseError as error:
+            emit("database.unavailable", "error", exception_type=type(error).__name__)
+            return self._settings.poll_seconds
+
+    async def _step(self) -> float:
+        """Claim what may be sent now; give the seconds to rest before the next look."""
+        if not await self._room():
+            return 0.0
+        self.wake.clear()
+        if not self._breaker.believes_healthy:
+            reading = await self._circuits.load()
+            self._breaker.observe(reading)
+            if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
+                return min(blocked_seconds, self._settings.poll_seconds)
+            self._cautious |= reading.circuit.state is not CircuitState.CLOSED
+        limit = 1 if self._cautious else self._settings.concurrency - len(self._tasks)
+        claimed_at = self._clock.monotonic()
+        claim = await self._outbox.claim(limit)
+        self._breaker.observe(claim.reading)
+        for operation in claim.operations:
+            self._start(operation, claimed_at)
+        return 0.0 if claim.operations else self._settings.poll_seconds
+
+    async def _room(self) -> bool:
+        """Wait until a claim is worth its round trip: one record alone while cautious, else a quarter of the slots."""
+        most = 0 if self._cautious else self._settings.concurrency * 3 // 4
+        if len(self._tasks) <= most:
+            return True
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return False
+
+    def _start(self, operation: SyncOperation, claimed_at: float) -> None:
+        self._leases.begin(operation, claimed_at)
+        task = asyncio.create_task(self._bring_home(operation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _bring_home(self, operation: SyncOperation) -> None:
+        """Sync one record and record the result. Whatever goes wrong here, the outbox still has the change."""
+        try:
+            await self._settle(operation, await self._service.sync(operation))
+        except LeaseLostError:
+            emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
+        except (DatabaseError, StoppedError, asyncio.CancelledError) as error:
+            await self._let_go(operation, error, operation.attempts)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        except Exception as error:
+            # Counted, so that a record that we cannot handle ends in the queue instead of coming back for ever.
+            await self._let_go(operation, error, operation.attempts + 1)
+        finally:
+            self._leases.end(operation)
+
+    async def _settle(self, operation: SyncOperation, result: SyncResult) -> None:
+        match result:
+            case Applied():
+                self._cautious = False
+                await self._outbox.settle(operation, result)
+                emit("sync.applied", "debug", attempts=result.attempts, certification_id=operation.record_key)
+            case Deferred(attempts, _, failures):
+                self._cautious = True
+                await self._outbox.release(operation, attempts, failures)
+            case Queued():
+                self._cautious &= result.status is not QueueStatus.REQUIRES_INVESTIGATION
+
+    async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
+        """Release the lease if the database lets us; otherwise it ends by itself."""
+        self._cautious = True
+        emit(
+            "sync.interrupted",
+            "warning",
+            exception_type=type(cause).__name__,
+            certification_id=operation.record_key,
+            source_table=operation.source_table,
+        )
+        with contextlib.suppress(DatabaseError):
+            await self._outbox.release(operation, attempts)
+
+    async def _finish(self) -> None:
+        """Let requests in flight end, then cancel what is left; leases are released either way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.shutdown_seconds)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        emit("worker.stopped")
+
