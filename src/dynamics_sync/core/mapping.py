@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Any, Self
 from urllib.parse import quote
 from uuid import UUID
@@ -214,9 +215,9 @@ def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) 
 
 def _plain(name: str, value: object) -> JsonValue:
     match value:
-        case bool() | int() | float() | str():
+        case bool() | int() | str():
             return value
-        case Decimal():
+        case float() | Decimal() if isfinite(value):
             return float(value)
         case datetime():
             aware = value if value.tzinfo else value.replace(tzinfo=UTC)

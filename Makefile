@@ -1,0 +1,69 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need in .venv, below this folder.
+# Everything else: `make help`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench format lint types coverage lock clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: $(VENV)/.runtime  ## run the main job on this machine, with a Dynamics that fails
+	$(BIN)/dynamics-sync demo
+
+test: $(VENV)/.dev  ## run the whole suite
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: $(VENV)/.dev  ## measure, side by side with the physical limit
+	$(BIN)/python benchmarks/single.py
+
+format: $(VENV)/.dev  ## format the code
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+lint: $(VENV)/.dev  ## check style, formatting and the layers' import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev  ## check types, strictly
+	$(BIN)/mypy
+
+coverage: $(VENV)/.dev  ## run the suite and hold core, breaker and service to 95 % of branches
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include='src/dynamics_sync/core/*,src/dynamics_sync/sync/breaker.py,src/dynamics_sync/sync/service.py' --fail-under=95
+
+lock: $(VENV)/.python  ## write requirements/*.txt anew
+	$(PIP) install uv
+	cd requirements && for set in runtime dev; do \
+	  ../$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --extra embedded --group ../pyproject.toml:$$set ../pyproject.toml --output-file $$set.txt || exit 1; \
+	done
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) .dynamics-sync .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python requirements/runtime.txt pyproject.toml
+	@echo "Installing into $(VENV) ..."
+	@$(PIP) install --require-hashes -r requirements/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@echo "Installing the tools for development ..."
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,195 @@
+"""Access tokens: OAuth 2.0 client credentials (R25).
+
+azure-identity does it for every authority with TLS. It refuses plain http, which is right; a development authority on
+the loopback address is served by the same form post, written out here.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.identity.aio import ClientSecretCredential
+
+from dynamics_sync.core.errors import ConfigurationError, CredentialsError
+from dynamics_sync.sync.ports import Clock
+
+TOKEN_TIMEOUT_SECONDS = 10.0
+REFUSED_PAUSE_SECONDS = 30.0
+"""How long a refusal is remembered, so that a wrong secret does not hammer the identity provider."""
+RENEWAL_MARGIN_SECONDS = 300.0
+"""A token is renewed this long before it expires, or after nine tenths of a shorter life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The app registration that dynamics-sync acts as."""
+
+    tenant_id: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    authority_url: str = "https://login.microsoftonline.com"
+    ca_file: str | None = None
+    """A PEM file of the authorities to trust, instead of the system's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token and its life in seconds from when it was asked for."""
+
+    value: str = field(repr=False)
+    lifetime_seconds: float
+
+
+class TokenRequest(Protocol):
+    """Asks the identity provider for a new token."""
+
+    async def __call__(self, scope: str) -> Token: ...
+
+
+class Tokens:
+    """One access token, shared by all requests; renewed early, and once however many tasks ask."""
+
+    def __init__(self, request: TokenRequest, scope: str, clock: Clock) -> None:
+        self._request = request
+        self._scope = scope
+        self._clock = clock
+        self._token: Token | None = None
+        self._renew_at = 0.0
+        self._refusal: CredentialsError | None = None
+        self._refused_until = 0.0
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> str:
+        """A token that Dynamics should accept.
+
+        Raises:
+            CredentialsError: none can be had; for 30 s the answer stays the same without asking again.
+        """
+        if self._token is not None and self._clock.monotonic() < self._renew_at:
+            return self._token.value
+        async with self._lock:
+            if self._token is not None and self._clock.monotonic() < self._renew_at:
+                return self._token.value
+            return await self._renew()
+
+    def forget(self, value: str) -> None:
+        """Dynamics refused this token: ask for another one next time, unless that has happened already."""
+        if self._token is not None and self._token.value == value:
+            self._token = None
+
+    async def _renew(self) -> str:
+        now = self._clock.monotonic()
+        if self._refusal is not None and now < self._refused_until:
+            raise self._refusal
+        try:
+            token = await self._request(self._scope)
+        except CredentialsError as refusal:
+            self._refusal, self._refused_until = refusal, now + REFUSED_PAUSE_SECONDS
+            raise
+        self._token, self._refusal = token, None
+        self._renew_at = now + token.lifetime_seconds - min(RENEWAL_MARGIN_SECONDS, token.lifetime_seconds / 10)
+        return token.value
+
+
+def token_request(credentials: Credentials, clock: Clock) -> TokenRequest:
+    """The way to the authority: azure-identity, or a form post to a plain http authority on the loopback address.
+
+    Raises:
+        ConfigurationError: the authority is plain http on another host.
+    """
+    parts = urlsplit(credentials.authority_url)
+    if parts.scheme == "https" and parts.hostname:
+        return EntraRequest(credentials, clock)
+    if parts.scheme == "http" and is_loopback(parts.hostname):
+        return LoopbackRequest(credentials)
+    raise ConfigurationError(
+        "DYNAMICS_SYNC_AUTHORITY_URL must be an https:// address: the client secret is sent there. Plain http:// is "
+        "taken only for this machine itself (127.0.0.1, ::1, localhost)."
+    )
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host name or address means this machine."""
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class EntraRequest:
+    """Microsoft's own client. A new credential each time: it would give a refused token from its cache again."""
+
+    def __init__(self, credentials: Credentials, clock: Clock) -> None:
+        self._credentials = credentials
+        self._clock = clock
+
+    async def __call__(self, scope: str) -> Token:
+        credentials = self._credentials
+        credential = ClientSecretCredential(
+            credentials.tenant_id,
+            credentials.client_id,
+            credentials.client_secret,
+            authority=credentials.authority_url,
+            disable_instance_discovery=True,
+            transport=AioHttpTransport(connection_verify=credentials.ca_file or True),
+            retry_total=0,
+        )
+        try:
+            async with credential, asyncio.timeout(TOKEN_TIMEOUT_SECONDS):
+                token = await credential.get_token(scope)
+        except ClientAuthenticationError:
+            raise CredentialsError(_REFUSED) from None
+        except ServiceRequestError as error:
+            raise CredentialsError(_UNTRUSTED if "certificate" in str(error).lower() else _UNREACHABLE) from None
+        except (AzureError, ValueError, TimeoutError):
+            raise CredentialsError(_UNREACHABLE) from None
+        return Token(token.token, token.expires_on - self._clock.now().timestamp())
+
+
+class LoopbackRequest:
+    """The same form post by hand, for a development authority on this machine."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    async def __call__(self, scope: str) -> Token:
+        credentials = self._credentials
+        address = f"{credentials.authority_url.rstrip('/')}/{credentials.tenant_id}/oauth2/v2.0/token"
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": credentials.client_id,
+            "client_secret": credentials.client_secret,
+            "scope": scope,
+        }
+        timeout = aiohttp.ClientTimeout(total=TOKEN_TIMEOUT_SECONDS)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.post(address, data=form, allow_redirects=False) as response,
+            ):
+                if response.status in (400, 401):
+                    raise CredentialsError(_REFUSED)
+                document = await response.json()
+                return Token(str(document["access_token"]), float(document["expires_in"]))
+        except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, KeyError):
+            raise CredentialsError(_UNREACHABLE) from None
+
+
+_REFUSED = (
+    "The identity provider refused the client id and secret. Check DYNAMICS_SYNC_TENANT_ID, DYNAMICS_SYNC_CLIENT_ID "
+    "and DYNAMICS_SYNC_CLIENT_SECRET; a secret that has run out is renewed in Entra ID."
+)
+_UNREACHABLE = (
+    "The identity provider cannot be reached, or answers with something that is no token. Check "
+    "DYNAMICS_SYNC_AUTHORITY_URL and DYNAMICS_SYNC_TENANT_ID."
+)
+_UNTRUSTED = (
+    "The identity provider's certificate is not trusted. Name the authority to trust in DYNAMICS_SYNC_CA_FILE."
+)
