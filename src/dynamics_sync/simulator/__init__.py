@@ -1,0 +1,10 @@
+"""A local Dataverse: the Web API, its tokens, its limits, and faults on purpose.
+
+Written from Microsoft's documentation. It imports nothing of dynamics-sync, so that the two cannot share a mistake.
+"""
+
+from dynamics_sync.simulator.limits import Limits
+from dynamics_sync.simulator.server import Simulator, SimulatorConfig
+from dynamics_sync.simulator.tables import AlternateKey, Column, ColumnKind, Table, load_tables
+
+__all__ = ["AlternateKey", "Column", "ColumnKind", "Limits", "Simulator", "SimulatorConfig", "Table", "load_tables"]
