@@ -1,29 +1,22 @@
-"""`$batch`: many requests in one body (Microsoft: "Execute batch operations using the Web API").
-
-Clients in the wild write bare line feeds, quoted and unquoted boundaries, absolute and relative addresses, and leave
-out the last line's end; Dataverse takes all of it, so this does.
-"""
+"""`$batch`: many requests in one body (Microsoft: "Execute batch operations using the Web API")."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
 from dynamics_sync.simulator import errors
-from dynamics_sync.simulator.messages import Reply, Request, error_reply, request_from
+from dynamics_sync.simulator.addresses import ROOT
+from dynamics_sync.simulator.messages import Reply, Request, error_reply, request_from, request_target
+from dynamics_sync.simulator.multipart import Part, is_multipart, joined, split_head, split_parts, written
 from dynamics_sync.simulator.store import Store
 
-MAX_PARTS = 1000
+MAX_OPERATIONS = 1000
 
 Answer = Callable[[Store, Request], Reply]
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a multipart body."""
-
-    headers: dict[str, str]
-    body: bytes
+_BOUND_REFERENCE = re.compile(rb'(@odata\.bind"\s*:\s*")\$(\w+)(?=")')
+_REFERENCE = re.compile(r"/?\$(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,66 +34,58 @@ def run_batch(store: Store, request: Request, answer: Answer) -> BatchReply:
     Raises:
         DataverseError: the body is no batch.
     """
-    parts = split_parts(request.headers.get("content-type", ""), request.body)
-    if len(parts) > MAX_PARTS:
-        raise errors.malformed(f"The batch request has more than {MAX_PARTS} operations.")
+    if request.method != "POST":
+        raise errors.no_such_resource(request.path)
+    parts = _checked_parts(request)
     go_on = "odata.continue-on-error" in request.prefer
     replies: list[tuple[str, bytes]] = []
     status = 200
     for part in parts:
-        if part.headers.get("content-type", "").startswith("multipart/mixed"):
-            failed, written = _change_set(store, request, part, answer)
-        else:
-            failed, written = _single(store, request, part, answer)
-        replies.append(written)
+        run = _change_set if is_multipart(part) else _single
+        failed, reply = run(store, request, part, answer)
+        replies.append(reply)
         if failed is not None and not go_on:
             status = failed
             break
     boundary = f"batchresponse_{uuid4()}"
-    return BatchReply(status, f"multipart/mixed; boundary={boundary}", _joined(boundary, replies))
+    return BatchReply(status, f"multipart/mixed; boundary={boundary}", joined(boundary, replies))
 
 
-def split_parts(content_type: str, body: bytes) -> list[Part]:
-    """The parts of a multipart body.
+def batch_requests(request: Request) -> Iterator[Request]:
+    """The requests that a batch holds, without running them; nothing for what cannot be understood."""
+    try:
+        parts = _checked_parts(request)
+    except errors.DataverseError:
+        return
+    for part in parts:
+        try:
+            inner = split_parts(part.headers["content-type"], part.body) if is_multipart(part) else [part]
+        except errors.DataverseError:
+            continue
+        for one in inner:
+            try:
+                yield _request(request, one, None)
+            except errors.DataverseError:
+                continue
 
-    Raises:
-        DataverseError: there is no boundary, or a part has no headers.
-    """
-    match = re.search(r'boundary=(?:"([^"]+)"|([^;\s]+))', content_type)
-    if not content_type.startswith("multipart/mixed") or match is None:
-        raise errors.malformed("The content type of a batch request must be multipart/mixed with a boundary.")
-    boundary = re.escape((match[1] or match[2]).encode())
-    pieces = re.split(rb"(?:^|\r?\n)--" + boundary + rb"(?:--)?[ \t]*(?:\r?\n|$)", body)
-    parts = [_part(piece) for piece in pieces[1:] if piece.strip()]
-    if not parts:
-        raise errors.malformed("The batch request has no operations.")
+
+def _checked_parts(request: Request) -> list[Part]:
+    parts = split_parts(request.headers.get("content-type", ""), request.body)
+    operations = sum(part.body.count(b"application/http") if is_multipart(part) else 1 for part in parts)
+    if max(operations, len(parts)) > MAX_OPERATIONS:
+        raise errors.malformed(f"The batch request has more than {MAX_OPERATIONS} operations.")
     return parts
-
-
-def _part(piece: bytes) -> Part:
-    head, _, body = _split_head(piece)
-    return Part(_headers(head), body)
-
-
-def _split_head(text: bytes) -> tuple[bytes, bytes, bytes]:
-    match = re.search(rb"\r?\n\r?\n", text)
-    return (text, b"", b"") if match is None else (text[: match.start()], match[0], text[match.end() :])
-
-
-def _headers(head: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in head.decode("utf-8", "replace").splitlines())
-    return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon}
 
 
 def _single(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[int | None, tuple[str, bytes]]:
     try:
-        inner = _inner(outer, part, {})
+        inner = _request(outer, part, {})
         reply = answer(store, inner)
         outer.keys.extend(inner.keys)
     except errors.DataverseError as error:
         reply = error_reply(error)
     failed = reply.status if reply.status >= 400 else None
-    return failed, ("application/http", _written(reply, part.headers.get("content-id")))
+    return failed, written(reply, part.headers.get("content-id"))
 
 
 def _change_set(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[int | None, tuple[str, bytes]]:
@@ -109,83 +94,54 @@ def _change_set(store: Store, outer: Request, part: Part, answer: Answer) -> tup
     made: dict[str, str] = {}
     keys: list[str] = []
     try:
-        inner_parts = split_parts(part.headers["content-type"], part.body)
         with store.transaction():
-            for inner_part in inner_parts:
+            for inner_part in split_parts(part.headers["content-type"], part.body):
                 content_id = inner_part.headers.get("content-id")
-                inner = _inner(outer, inner_part, made)
+                inner = _request(outer, inner_part, made)
                 if inner.method == "GET":
                     raise errors.malformed("A change set must not contain a GET request.")
                 reply = answer(store, inner)
-                if content_id is not None and "OData-EntityId" in reply.headers:
-                    made[content_id] = reply.headers["OData-EntityId"]
+                if content_id is not None and reply.wrote is not None:
+                    made[content_id] = reply.wrote
                 keys.extend(inner.keys)
-                replies.append(("application/http", _written(reply, content_id)))
+                replies.append(written(reply, content_id))
     except errors.DataverseError as error:
-        return error.status, ("application/http", _written(error_reply(error), None))
+        return error.status, written(error_reply(error), None)
     outer.keys.extend(keys)
     boundary = f"changesetresponse_{uuid4()}"
-    return None, (f"multipart/mixed; boundary={boundary}", _joined(boundary, replies))
+    return None, (f"multipart/mixed; boundary={boundary}", joined(boundary, replies))
 
 
-def _inner(outer: Request, part: Part, made: dict[str, str]) -> Request:
-    """The HTTP request that a part holds; `$1` stands for what the part with Content-ID 1 made."""
-    text = part.body.lstrip(b"\r\n")
-    line, _, rest = text.partition(b"\n")
+def _request(outer: Request, part: Part, made: Mapping[str, str] | None) -> Request:
+    """The HTTP request that a part holds. `$1` stands for what the part with Content-ID 1 made.
+
+    With None for `made`, references stay as they are.
+    """
+    line, _, rest = part.body.lstrip(b"\r\n").partition(b"\n")
     words = line.decode("utf-8", "replace").split()
     if len(words) < 2 or not words[0].isalpha():
         raise errors.malformed("A part of the batch holds no HTTP request.")
-    head, _, body = _split_head(b"\n" + rest)
-    address = _with_references(" ".join(words[1:-1]) if words[-1].startswith("HTTP/") else " ".join(words[1:]), made)
+    headers, body = split_head(b"\n" + rest)
+    address = " ".join(words[1:-1] if words[-1].upper().startswith("HTTP/") else words[1:])
     content = body.strip(b"\r\n")
-    for content_id, entity in made.items():
-        content = content.replace(f'"${content_id}"'.encode(), f'"{entity}"'.encode())
-    if (forward := re.search(rb'@odata\.bind"\s*:\s*"\$(\w+)"', content)) is not None:
-        raise _unknown_reference(forward[1].decode())
-    if not address.startswith(("http://", "https://", "/")):
-        address = f"/api/data/v9.2/{address}"
-    return request_from(words[0], address, _headers(head), content, outer.base)
+    if made is not None:
+        address = _resolved_address(address, made)
+        content = _BOUND_REFERENCE.sub(lambda found: found[1] + _resolved(found[2].decode(), made).encode(), content)
+    target = request_target(address)
+    if not target.startswith("/"):
+        target = f"{ROOT}/{target}"
+    inner = request_from(words[0], target, headers, content, outer.base)
+    if inner.path == "$batch":
+        raise errors.malformed("A batch request must not contain a batch request.")
+    return inner
 
 
-def _with_references(address: str, made: dict[str, str]) -> str:
-    match = re.match(r"/?\$(\w+)", address)
-    if match is None or match[1] in ("metadata",):
-        return address
-    if match[1] not in made:
-        raise _unknown_reference(match[1])
-    return made[match[1]] + address[match.end() :]
+def _resolved_address(address: str, made: Mapping[str, str]) -> str:
+    match = _REFERENCE.match(address)
+    return address if match is None else _resolved(match[1], made) + address[match.end() :]
 
 
-def _unknown_reference(content_id: str) -> errors.DataverseError:
-    return errors.malformed(f"Content-ID Reference: '${content_id}' does not exist in the batch context.")
-
-
-def _written(reply: Reply, content_id: str | None) -> bytes:
-    lines = ["Content-Type: application/http", "Content-Transfer-Encoding: binary"]
-    if content_id is not None:
-        lines.append(f"Content-ID: {content_id}")
-    lines += ["", f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Error')}"]
-    lines += [f"{name}: {value}" for name, value in {"OData-Version": "4.0", **reply.headers}.items()]
-    if reply.document is not None:
-        lines.append("Content-Type: application/json; odata.metadata=minimal")
-    return "\r\n".join([*lines, "", ""]).encode() + reply.body
-
-
-def _joined(boundary: str, parts: list[tuple[str, bytes]]) -> bytes:
-    joined = b""
-    for content_type, body in parts:
-        head = b"" if content_type == "application/http" else f"Content-Type: {content_type}\r\n\r\n".encode()
-        joined += f"--{boundary}\r\n".encode() + head + body + b"\r\n"
-    return joined + f"--{boundary}--\r\n".encode()
-
-
-REASONS = {
-    200: "OK",
-    201: "Created",
-    204: "No Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    412: "Precondition Failed",
-}
+def _resolved(content_id: str, made: Mapping[str, str]) -> str:
+    if content_id not in made:
+        raise errors.malformed(f"Content-ID Reference: '${content_id}' does not exist in the batch context.")
+    return made[content_id]

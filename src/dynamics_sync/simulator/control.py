@@ -1,93 +1,91 @@
-"""`/_simulator/…`: faults, the log of requests, the stored records. Needs no token."""
+"""`/_simulator/…`: faults, the log of requests, the stored records, credentials. Needs no token.
+
+It stands in for an operator of the simulated service; nothing of it exists in Dataverse.
+"""
 
 import json
-from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from dynamics_sync.simulator.errors import DataverseError
 from dynamics_sync.simulator.faults import Faults
+from dynamics_sync.simulator.request_log import LoggedRequests
 from dynamics_sync.simulator.store import Record, Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.tokens import IdentityProvider
 
-LOGGED_REQUESTS = 500_000
-"""The oldest are forgotten beyond that."""
-
-
-@dataclass(slots=True)
-class LoggedRequest:
-    """One Web API request: no header, no body."""
-
-    at: float
-    method: str
-    path: str
-    entity_set: str
-    done_at: float | None = None
-    keys: list[str] = field(default_factory=list)
-    status: int | None = None
-    """None while it is under way, and where the connection was cut."""
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Control:
     """The handlers."""
 
-    def __init__(self, store: Store, faults: Faults, identities: IdentityProvider) -> None:
-        self.requests: deque[LoggedRequest] = deque(maxlen=LOGGED_REQUESTS)
+    def __init__(self, store: Store, faults: Faults, identities: IdentityProvider, log: LoggedRequests) -> None:
         self._store = store
         self._faults = faults
         self._identities = identities
+        self._log = log
+        self._handlers: dict[tuple[str, str], Handler] = {
+            ("POST", "faults"): self._add_fault,
+            ("GET", "faults"): self._show_faults,
+            ("DELETE", "faults"): self._lift_faults,
+            ("GET", "requests"): self._show_requests,
+            ("DELETE", "requests"): self._forget_requests,
+            ("GET", "records"): self._show_records,
+            ("POST", "credentials"): self._change_credentials,
+        }
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/_simulator/faults", self._add_fault),
-            web.get("/_simulator/faults", self._show_faults),
-            web.delete("/_simulator/faults", self._lift_faults),
-            web.get("/_simulator/requests", self._show_requests),
-            web.delete("/_simulator/requests", self._forget_requests),
-            web.get("/_simulator/records/{entity_set}", self._show_records),
-            web.post("/_simulator/credentials", self._change_credentials),
-        ]
+    async def handle(self, request: web.Request) -> web.Response:
+        """One control request; what is wrong with it is said in `error`."""
+        name, _, rest = request.match_info["path"].partition("/")
+        handler = self._handlers.get((request.method, name))
+        if handler is None or (rest and name != "records"):
+            known = ", ".join(f"{method} /_simulator/{path}" for method, path in self._handlers)
+            return _problem(404, f"there is no {request.method} {request.path}; there is {known}/{{entity_set}}")
+        try:
+            return await handler(request)
+        except ValueError as error:
+            return _problem(400, str(error))
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        try:
-            fault = self._faults.add(await _object(request))
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response(asdict(fault), status=201)
+        return web.json_response(asdict(self._faults.add(await _object(request))), status=201)
 
     async def _show_faults(self, _: web.Request) -> web.Response:
-        return web.json_response([asdict(fault) for fault in self._faults.standing])
+        return web.json_response([asdict(fault) for fault in self._faults.standing if fault.count != 0])
 
     async def _lift_faults(self, _: web.Request) -> web.Response:
         self._faults.lift()
         return web.Response(status=204)
 
     async def _show_requests(self, _: web.Request) -> web.Response:
-        return web.json_response([asdict(request) for request in self.requests])
+        return web.json_response([request.document() for request in self._log])
 
     async def _forget_requests(self, _: web.Request) -> web.Response:
-        self.requests.clear()
+        self._log.clear()
         return web.Response(status=204)
 
     async def _show_records(self, request: web.Request) -> web.Response:
+        entity_set = request.match_info["path"].partition("/")[2]
         try:
-            table = self._store.table(request.match_info["entity_set"])
-        except DataverseError as error:
-            return web.json_response({"error": error.message}, status=404)
+            table = self._store.table(entity_set)
+        except DataverseError:
+            return _problem(404, f"there is no entity set {entity_set!r}; there is {', '.join(self._store.tables)}")
         return web.json_response([_shown(table, record) for record in self._store.all(table)])
 
     async def _change_credentials(self, request: web.Request) -> web.Response:
-        """`{"client_id": …, "client_secret": …, "revoke": true}`: rotate a secret, revoke all tokens, or both."""
-        try:
-            wish = await _object(request)
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        if "client_secret" in wish:
-            self._identities.rotate(str(wish.get("client_id", "demo")), str(wish["client_secret"]))
-        if wish.get("revoke"):
+        """`{"client_id": "demo", "client_secret": "new"}` rotates, `{"revoke": true}` ends all tokens so far."""
+        wish = await _object(request)
+        client, secret = wish.get("client_id", "demo"), wish.get("client_secret")
+        if unknown := set(wish) - {"client_id", "client_secret", "revoke"}:
+            raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
+        if not isinstance(client, str) or not isinstance(secret, str | None):
+            raise ValueError("client_id and client_secret must be text")
+        if secret is not None:
+            self._identities.rotate(client, secret)
+        if wish.get("revoke") is True:
             self._identities.revoke_all()
         return web.Response(status=204)
 
@@ -102,9 +100,14 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return document
 
 
+def _problem(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
+
+
 def _shown(table: Table, record: Record) -> JsonObject:
-    key = table.alternate_keys[0].columns if table.alternate_keys else ()
-    values = [record.attributes.get(name) for name in key]
+    """`key` is the first alternate key: its value, or its values if it has more than one column."""
+    names = table.alternate_keys[0].columns if table.alternate_keys else ()
+    values = [record.attributes.get(table.columns_by_name[name].read_name) for name in names]
     return {
         "id": record.id,
         "key": values[0] if len(values) == 1 else values or None,

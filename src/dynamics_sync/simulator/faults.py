@@ -1,22 +1,30 @@
-"""Faults on purpose: what `POST /_simulator/faults` declares."""
+"""Faults on purpose: what `POST /_simulator/faults` declares, and which requests it meets."""
 
-import asyncio
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from dynamics_sync.simulator.errors import STATUS_ERRORS, DataverseError
+from dynamics_sync.simulator.messages import Reply, error_reply
 
 
 class FaultKind(StrEnum):
     """What goes wrong."""
 
     STATUS = "status"
+    """An answer with that status, and nothing is done."""
     DELAY = "delay"
+    """The answer takes `seconds`; the request holds its place among the concurrent ones meanwhile."""
     TIMEOUT = "timeout"
+    """No answer, until the client goes or the fault is lifted."""
     RESET = "reset"
+    """The connection is aborted, and nothing is done."""
     RESET_AFTER_WRITE = "reset_after_write"
+    """The connection is aborted after it was done."""
     GARBLED = "garbled"
+    """200 with a page instead of an answer, and nothing is done."""
 
 
 @dataclass(slots=True)
@@ -33,26 +41,40 @@ class Fault:
     key: str | None = None
     method: str | None = None
     code: str | None = None
+    message: str | None = None
     path: str | None = None
     """`token` for the token endpoint; the Web API otherwise."""
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether it is meant for some requests only."""
+        return any(wanted is not None for wanted in (self.entity_set, self.key, self.method))
+
     def meets(self, method: str, entity_set: str, keys: Collection[str]) -> bool:
+        """Whether it is meant for this Web API request. Keys are compared as Dataverse compares them."""
         return (
             self.path is None
-            and self.count != 0
             and self.method in (None, method)
             and self.entity_set in (None, entity_set)
-            and (self.key is None or self.key in keys)
+            and (self.key is None or self.key.casefold() in (key.casefold() for key in keys))
         )
+
+    def reply(self) -> Reply:
+        """The answer of a fault of kind `status`."""
+        after = {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:g}"}
+        if self.status < 400:
+            return Reply(self.status, headers=after)
+        code, message = STATUS_ERRORS.get(self.status, ("", "An error has occurred."))
+        given_code = code if self.code is None else self.code
+        return error_reply(DataverseError(self.status, given_code, self.message or message, after))
 
 
 class Faults:
-    """The faults that stand, oldest first."""
+    """The faults that stand, oldest first; the first that meets a request counts."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - a repeatable choice, not a secret
         self.standing: list[Fault] = []
-        self.lifted = asyncio.Event()
 
     def add(self, declared: Mapping[str, Any]) -> Fault:
         """Declare one.
@@ -67,27 +89,41 @@ class Faults:
     def lift(self) -> None:
         """End all of them; requests that hang are let go."""
         self.standing.clear()
-        self.lifted.set()
-        self.lifted = asyncio.Event()
+
+    def stands(self, fault: Fault) -> bool:
+        """Whether it was not lifted."""
+        return any(other is fault for other in self.standing)
 
     def take(self, method: str, entity_set: str, keys: Collection[str]) -> Fault | None:
         """The fault that meets this Web API request, counted down."""
-        return self._take([fault for fault in self.standing if fault.meets(method, entity_set, keys)])
+        if not self.standing:
+            return None
+        return self._take(fault for fault in self.standing if fault.meets(method, entity_set, keys))
 
-    def take_token(self) -> Fault | None:
+    def take_for_part(self, method: str, entity_set: str, keys: Collection[str]) -> Fault | None:
+        """The fault that meets this part of a batch. Unfiltered ones are for the batch as a whole."""
+        return self._take(
+            fault for fault in self.standing if fault.is_filtered and fault.meets(method, entity_set, keys)
+        )
+
+    def take_for_token(self) -> Fault | None:
         """The fault that meets a request for a token."""
-        return self._take([fault for fault in self.standing if fault.path == "token" and fault.count != 0])
+        return self._take(fault for fault in self.standing if fault.path == "token")
 
-    def _take(self, candidates: list[Fault]) -> Fault | None:
+    def _take(self, candidates: Iterable[Fault]) -> Fault | None:
         for fault in candidates:
-            if fault.share is not None and self._random.random() >= fault.share:
+            if fault.count == 0 or (fault.share is not None and self._random.random() >= fault.share):
                 continue
             if fault.count is not None:
                 fault.count -= 1
-                if fault.count == 0:
-                    self.standing.remove(fault)
+            self._forget_spent(fault)
             return fault
         return None
+
+    def _forget_spent(self, fault: Fault) -> None:
+        """A spent time-out stands on, so that lifting it can let go those that it holds."""
+        if fault.count == 0 and fault.kind is not FaultKind.TIMEOUT:
+            self.standing = [other for other in self.standing if other is not fault]
 
 
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -101,6 +137,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "key": (str,),
     "method": (str,),
     "code": (str,),
+    "message": (str,),
     "path": (str,),
 }
 
@@ -121,7 +158,10 @@ def _fault(declared: Mapping[str, Any]) -> Fault:
     if not 0 <= fields.get("share", 0) <= 1:
         raise ValueError("share must lie between 0 and 1")
     if fields.get("path", "token") != "token":
-        raise ValueError("path can only be 'token'")
-    if not 0 <= fields.get("seconds", 0) <= 3600 or not 0 <= fields.get("retry_after", 0) <= 86400:
-        raise ValueError("seconds and retry_after must not be negative, nor longer than an hour and a day")
+        raise ValueError("path can only be 'token'; without it a fault is for the Web API")
+    if not 0 <= fields.get("seconds", 0) <= 3600:
+        raise ValueError("seconds must lie between 0 and 3600")
+    if not 0 <= fields.get("retry_after", 0) <= 86400:
+        raise ValueError("retry_after must lie between 0 and 86400 seconds")
+    fields["method"] = fields["method"].upper() if "method" in fields else None
     return Fault(**{**fields, "kind": FaultKind(fields["kind"])})

@@ -8,9 +8,11 @@ call       := ("contains" | "startswith" | "endswith") "(" operand "," operand "
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Any
 
 from dynamics_sync.simulator.errors import DataverseError, malformed
+from dynamics_sync.simulator.values import moment
 
 Row = Mapping[str, Any]
 Predicate = Callable[[Row], bool]
@@ -21,10 +23,11 @@ MAX_DEPTH = 100
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')"
     r"|(?P<guid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
-    r"|(?P<moment>\d{4}-\d\d-\d\d(?:T[0-9:.]+(?:Z|[+-]\d\d:\d\d)?)?)"
-    r"|(?P<number>-?\d+(?:\.\d+)?)"
+    r"|(?P<moment>\d{4}-\d\d-\d\d(?:T[0-9:.]{1,20}(?:Z|[+-]\d\d:\d\d))?)"
+    r"|(?P<number>-?\d{1,30}(?:\.\d{1,30})?)(?![\w.])"
     r"|(?P<name>@?[A-Za-z_][A-Za-z0-9_/]*)"
-    r"|(?P<mark>[(),]))"
+    r"|(?P<mark>[(),]))",
+    re.ASCII,
 )
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -167,10 +170,18 @@ def _literal(kind: str, text: str) -> Any:
         case "number":
             return float(text) if "." in text else int(text)
         case "moment":
-            return text
+            return _moment(text)
         case "name":
             return _LITERALS[text]
     raise malformed(f"'{text}' is no value.")
+
+
+def _moment(text: str) -> str:
+    """A date as it is, a moment in the form in which moments are kept."""
+    try:
+        return moment(text) if "T" in text else date.fromisoformat(text).isoformat()
+    except (ValueError, OverflowError):
+        raise malformed(f"'{text}' is no valid date.") from None
 
 
 def _compared(compare: Callable[[Any, Any], bool], operator: str, left: Any, right: Any) -> bool:

@@ -1,10 +1,14 @@
-"""Service protection limits, per user (Microsoft: "Service protection API limits")."""
+"""Service protection limits, per user, over a sliding window (Microsoft: "Service protection API limits")."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynamics_sync.simulator.errors import DataverseError
+
+_PENALTY_SECONDS = 1.0
+"""What each request during a wait adds to it: "the duration will be extended". The amount is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +16,8 @@ class Limits:
     """The defaults that Microsoft documents; environments differ."""
 
     requests: int = 6000
-    execution_seconds: float = 1200.0
     window_seconds: float = 300.0
+    execution_seconds: float = 1200.0
     concurrent: int = 52
     dop_hint: int = 4
     """`x-ms-dop-hint`: the parallelism that the environment recommends."""
@@ -25,8 +29,11 @@ class _Usage:
     durations: deque[tuple[float, float]] = field(default_factory=deque)
     execution_seconds: float = 0.0
     running: int = 0
+    refused: tuple[str, str] = ("", "")
+    """Code and message of the refusal that stands until `blocked_until`."""
+    blocked_until: float = 0.0
     pushes: int = 0
-    """Refused requests in a row: pushing on makes `Retry-After` grow."""
+    """Requests in a row that were refused for concurrency."""
 
 
 class LimitKeeper:
@@ -43,48 +50,66 @@ class LimitKeeper:
         Raises:
             DataverseError: 429, a limit is reached.
         """
-        usage, limits, now = self._current(user), self._limits, self._now()
-        window = f"{limits.window_seconds:g} seconds"
-        if usage.running >= limits.concurrent:
-            raise self._refusal(
-                usage, "0x80072326", f"Number of concurrent requests exceeded the limit of {limits.concurrent}.", 1.0
-            )
-        if len(usage.starts) >= limits.requests:
-            wait = usage.starts[0] + limits.window_seconds - now
-            text = f"Number of requests exceeded the limit of {limits.requests} over time window of {window}."
-            raise self._refusal(usage, "0x80072322", text, wait)
-        if usage.execution_seconds >= limits.execution_seconds:
-            wait = usage.durations[0][0] + limits.window_seconds - now
-            text = (
-                f"Combined execution time of incoming requests exceeded limit of {limits.execution_seconds * 1000:,.0f} "
-                f"milliseconds over time window of {window}. Decrease number of concurrent requests or reduce the "
-                "duration of requests and try again later."
-            )
-            raise self._refusal(usage, "0x80072321", text, wait)
+        usage, now = self._current(user), self._now()
+        self._check_blocked(usage, now)
+        if usage.running >= self._limits.concurrent:
+            usage.pushes += 1
+            text = f"Number of concurrent requests exceeded the limit of {self._limits.concurrent}."
+            raise _refusal("0x80072326", text, usage.pushes * _PENALTY_SECONDS)
+        if len(usage.starts) >= self._limits.requests or usage.execution_seconds >= self._limits.execution_seconds:
+            self._block(usage)
+            raise _refusal(*usage.refused, usage.blocked_until - now)
         usage.pushes = 0
         usage.running += 1
         usage.starts.append(now)
 
     def end(self, user: str, seconds: float) -> None:
         """A request has ended after so many seconds of work."""
-        usage = self._current(user)
+        usage = self._usage[user]
         usage.running -= 1
         usage.durations.append((self._now(), seconds))
         usage.execution_seconds += seconds
 
     def headers(self, user: str) -> dict[str, str]:
-        """What every answer says of the limits."""
+        """What every answer says of the limits; the separator of thousands is Dataverse's own."""
         usage = self._current(user)
+        left = max(self._limits.execution_seconds - usage.execution_seconds, 0.0)
         return {
             "x-ms-ratelimit-burst-remaining-xrm-requests": str(max(self._limits.requests - len(usage.starts), 0)),
-            "x-ms-ratelimit-time-remaining-xrm-requests": (
-                f"{max(self._limits.execution_seconds - usage.execution_seconds, 0.0):,.2f}"
-            ),
+            "x-ms-ratelimit-time-remaining-xrm-requests": f"{left:,.2f}",
             "x-ms-dop-hint": str(self._limits.dop_hint),
         }
 
+    def _check_blocked(self, usage: _Usage, now: float) -> None:
+        """Sending on during a wait makes it longer, up to twice the window from now."""
+        if now >= usage.blocked_until:
+            return
+        longest = now + 2 * self._limits.window_seconds
+        usage.blocked_until = max(usage.blocked_until, min(usage.blocked_until + _PENALTY_SECONDS, longest))
+        raise _refusal(*usage.refused, usage.blocked_until - now)
+
+    def _block(self, usage: _Usage) -> None:
+        window = self._limits.window_seconds
+        if len(usage.starts) >= self._limits.requests:
+            usage.blocked_until = (usage.starts[0] if usage.starts else self._now()) + window
+            usage.refused = (
+                "0x80072322",
+                f"Number of requests exceeded the limit of {self._limits.requests} over time window of "
+                f"{window:g} seconds.",
+            )
+            return
+        usage.blocked_until = (usage.durations[0][0] if usage.durations else self._now()) + window
+        usage.refused = (
+            "0x80072321",
+            f"Combined execution time of incoming requests exceeded limit of "
+            f"{self._limits.execution_seconds * 1000:,.0f} milliseconds over time window of {window:g} seconds. "
+            "Decrease number of concurrent requests or reduce the duration of requests and try again later.",
+        )
+
     def _current(self, user: str) -> _Usage:
-        usage = self._usage.setdefault(user, _Usage())
+        usage = self._usage.get(user)
+        if usage is None:
+            usage = self._usage[user] = _Usage()
         horizon = self._now() - self._limits.window_seconds
         while usage.starts and usage.starts[0] <= horizon:
             usage.starts.popleft()
@@ -92,7 +117,6 @@ class LimitKeeper:
             usage.execution_seconds -= usage.durations.popleft()[1]
         return usage
 
-    def _refusal(self, usage: _Usage, code: str, message: str, wait_seconds: float) -> DataverseError:
-        usage.pushes += 1
-        seconds = max(int(wait_seconds + 0.999), 1) + usage.pushes - 1
-        return DataverseError(429, code, message, {"Retry-After": str(seconds)})
+
+def _refusal(code: str, message: str, wait_seconds: float) -> DataverseError:
+    return DataverseError(429, code, message, {"Retry-After": str(max(math.ceil(wait_seconds), 1))})

@@ -1,15 +1,15 @@
-"""`EntityDefinitions` and `sdkmessagefilters`, as far as clients ask for them."""
+"""`EntityDefinitions` and `sdkmessagefilters`, as far as clients ask (Microsoft: "Query table definitions")."""
 
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from dynamics_sync.simulator import errors
-from dynamics_sync.simulator.addresses import Segment
+from dynamics_sync.simulator.addresses import ROOT, Segment
 from dynamics_sync.simulator.bulk import PREFIX
-from dynamics_sync.simulator.messages import ROOT, Reply, Request
+from dynamics_sync.simulator.messages import Reply, Request
 from dynamics_sync.simulator.queries import read_rows
 from dynamics_sync.simulator.store import Store
-from dynamics_sync.simulator.tables import ColumnKind, JsonObject, Table
+from dynamics_sync.simulator.tables import Column, ColumnKind, JsonObject, Table
 
 _TYPES = {
     ColumnKind.TEXT: "String",
@@ -22,84 +22,131 @@ _TYPES = {
     ColumnKind.GUID: "Uniqueidentifier",
     ColumnKind.LOOKUP: "Lookup",
 }
+_EXPANDABLE = ("Keys", "Attributes", "OptionSet")
+
+
+def service_document(store: Store, request: Request) -> Reply:
+    """What the root itself answers: the entity sets."""
+    sets = [{"name": name, "kind": "EntitySet", "url": name} for name in store.tables]
+    return Reply(200, {"@odata.context": f"{request.base}{ROOT}/$metadata", "value": sets})
 
 
 def entity_definitions(store: Store, request: Request, segments: list[Segment]) -> Reply:
     """All tables, one of them, or a part of one."""
     definitions = [_definition(table) for table in store.tables.values()]
     if segments[0].key is None:
-        known = set(definitions[0]) if definitions else set()
-        select = [name for name in request.query.get("$select", "").split(",") if name]
-        options = {name: value for name, value in request.query.items() if name != "$expand"}
-        wanted = [*select, "Keys"] if "Keys" in request.query.get("$expand", "") else select
-        plain = Request(request.method, request.path, options, request.headers, b"", request.base)
-        return read_rows(plain, "EntityDefinitions", definitions, known, wanted)
+        if len(segments) > 1:
+            raise errors.no_such_segment(segments[1].name)
+        return _list(request, "EntityDefinitions", definitions)
     definition = _one(definitions, segments[0].key)
     if len(segments) == 1:
-        return Reply(200, definition)
-    part: list[JsonObject] | None = definition.get(segments[1].name)
-    if segments[1].name not in ("Keys", "Attributes") or part is None:
-        raise errors.no_such_segment(segments[1].name)
-    if len(segments) > 2:
-        wanted_type = f"#{PREFIX}{segments[2].name.removeprefix(PREFIX)}"
-        part = [attribute for attribute in part if attribute["@odata.type"] == wanted_type]
-    return Reply(200, {"@odata.context": f"{request.base}{ROOT}/$metadata#EntityDefinitions", "value": part})
+        return Reply(200, _whole(request, "EntityDefinitions", definition))
+    part = segments[1].name
+    if part not in ("Keys", "Attributes"):
+        raise errors.no_such_segment(part)
+    items: list[JsonObject] = definition[part]
+    for cast in segments[2:]:
+        items = [item for item in items if item.get("@odata.type") == f"#{cast.name}"]
+    where = f"EntityDefinitions({definition['LogicalName']})/{part}"
+    if segments[1].key is not None:
+        return Reply(200, _whole(request, where, _one(items, segments[1].key)))
+    return _list(request, where, items)
 
 
 def message_filters(store: Store, request: Request) -> Reply:
-    """Which bulk messages a table has. UpsertMultiple has no row of its own."""
-    rows: list[JsonObject] = []
-    for table in store.tables.values():
-        for message in ("CreateMultiple", "UpdateMultiple") if table.bulk else ():
-            rows.append(
-                {
-                    "sdkmessagefilterid": _stable_id(f"{table.logical_name}/{message}"),
-                    "sdkmessageid/name": message,
-                    "primaryobjecttypecode": table.logical_name,
-                }
-            )
-    known = {"sdkmessagefilterid", "sdkmessageid/name", "primaryobjecttypecode"}
+    """Which bulk messages a table has (Microsoft: "Use bulk operation messages", on availability).
+
+    Clients ask here for any of the three by name, so UpsertMultiple is answered too; Microsoft's page says that it is
+    there where CreateMultiple and UpdateMultiple are.
+    """
+    rows: list[JsonObject] = [
+        {
+            "sdkmessagefilterid": _stable_id(f"{table.logical_name}/{message}"),
+            "sdkmessageid/name": message,
+            "primaryobjecttypecode": table.logical_name,
+        }
+        for table in store.tables.values()
+        if table.bulk
+        for message in ("CreateMultiple", "UpdateMultiple", "UpsertMultiple")
+    ]
+    known = ("sdkmessagefilterid", "sdkmessageid/name", "primaryobjecttypecode")
     return read_rows(request, "sdkmessagefilters", rows, known, ["sdkmessagefilterid"])
 
 
-def _one(definitions: list[JsonObject], key: str) -> JsonObject:
-    name = key.removeprefix("LogicalName=").strip("'")
-    for definition in definitions:
-        if definition["LogicalName"] == name:
-            return definition
-    raise errors.DataverseError(404, "0x80060888", f"Could not find an entity with the name '{name}'.")
+def _list(request: Request, where: str, items: list[JsonObject]) -> Reply:
+    names = {name for item in items for name in item} | {"LogicalName", "SchemaName"}
+    selected = _selection(request)
+    plain = {name: value for name, value in request.query.items() if name not in ("$expand", "$select")}
+    return read_rows(
+        Request(request.method, request.path, plain, request.headers, b"", request.base), where, items, names, selected
+    )
+
+
+def _whole(request: Request, where: str, item: JsonObject) -> JsonObject:
+    selected = _selection(request)
+    shown = {name: value for name, value in item.items() if not selected or name in selected or name[0] == "@"}
+    return {"@odata.context": f"{request.base}{ROOT}/$metadata#{where}/$entity", **shown}
+
+
+def _selection(request: Request) -> list[str]:
+    """What is selected, with what is expanded; metadata always comes with its id."""
+    names = [name.strip() for name in request.query.get("$select", "").split(",") if name.strip()]
+    expanded = [name for name in _EXPANDABLE if name in request.query.get("$expand", "")]
+    return [*names, "MetadataId", *expanded] if names else []
+
+
+def _one(items: list[JsonObject], key: str) -> JsonObject:
+    name = key.removeprefix("LogicalName=").strip("'").lower()
+    for item in items:
+        if name in (item.get("LogicalName"), item["MetadataId"]):
+            return item
+    raise errors.DataverseError(404, "0x80060888", f"Could not find an entity with specified key '{key}'.")
 
 
 def _definition(table: Table) -> JsonObject:
     return {
+        "MetadataId": _stable_id(table.logical_name),
         "LogicalName": table.logical_name,
         "SchemaName": table.logical_name,
         "EntitySetName": table.entity_set,
+        "LogicalCollectionName": table.entity_set,
         "PrimaryIdAttribute": table.primary_id,
-        "MetadataId": _stable_id(table.logical_name),
         "IsOptimisticConcurrencyEnabled": True,
+        "ChangeTrackingEnabled": True,
         "Keys": [
-            {"SchemaName": key.name, "KeyAttributes": list(key.columns), "EntityKeyIndexStatus": "Active"}
+            {
+                "MetadataId": _stable_id(f"{table.logical_name}/key/{key.name}"),
+                "LogicalName": key.name.lower(),
+                "SchemaName": key.name,
+                "KeyAttributes": list(key.columns),
+                "EntityKeyIndexStatus": "Active",
+                "EntityLogicalName": table.logical_name,
+            }
             for key in table.alternate_keys
         ],
-        "Attributes": [_attribute(column.name, column.kind, column.options) for column in table.columns],
+        "Attributes": [_attribute(table, column) for column in table.columns_by_name.values()],
     }
 
 
-def _attribute(name: str, kind: ColumnKind, options: tuple[int, ...]) -> JsonObject:
+def _attribute(table: Table, column: Column) -> JsonObject:
+    kind = {"statecode": "State", "statuscode": "Status"}.get(column.name, _TYPES[column.kind])
     attribute: dict[str, Any] = {
-        "@odata.type": f"#{PREFIX}{_TYPES[kind]}AttributeMetadata",
-        "LogicalName": name,
-        "AttributeType": _TYPES[kind],
-        "MetadataId": _stable_id(name),
+        "@odata.type": f"#{PREFIX}{kind}AttributeMetadata",
+        "MetadataId": _stable_id(f"{table.logical_name}/{column.name}"),
+        "LogicalName": column.name,
+        "SchemaName": column.name,
+        "AttributeType": kind,
+        "EntityLogicalName": table.logical_name,
     }
-    if kind is ColumnKind.CHOICE:
-        attribute["OptionSet"] = {
-            "Options": [
-                {"Value": number, "Label": {"LocalizedLabels": [], "UserLocalizedLabel": None}} for number in options
-            ]
-        }
+    if column.max_length is not None:
+        attribute["MaxLength"] = column.max_length
+    if column.kind is ColumnKind.CHOICE:
+        attribute["OptionSet"] = {"Options": [_option(number) for number in column.options]}
     return attribute
+
+
+def _option(number: int) -> JsonObject:
+    return {"Value": number, "Label": {"LocalizedLabels": [], "UserLocalizedLabel": None}}
 
 
 def _stable_id(name: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.simulator import errors
-from dynamics_sync.simulator.tables import AlternateKey, JsonObject, Table
+from dynamics_sync.simulator.addresses import Locator
+from dynamics_sync.simulator.tables import JsonObject, Table
 
 KeyValues = tuple[str, tuple[Any, ...]]
 """Name of an alternate key, and its columns' values in the key's order."""
@@ -25,7 +26,16 @@ class Record:
 
     @property
     def etag(self) -> str:
+        """Weak and opaque: it only means equal or not equal."""
         return f'W/"{self.version}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """That a record went, for change tracking."""
+
+    id: str
+    version: int
 
 
 class Store:
@@ -33,46 +43,58 @@ class Store:
 
     def __init__(self, tables: tuple[Table, ...], now: Callable[[], float]) -> None:
         self.tables = {table.entity_set: table for table in tables}
+        self.version = 900_000
         self._now = now
         self._records: dict[str, dict[str, Record]] = {table.entity_set: {} for table in tables}
         self._keys: dict[str, dict[KeyValues, str]] = {table.entity_set: {} for table in tables}
-        self._deleted: dict[str, list[Record]] = {table.entity_set: [] for table in tables}
-        self._version = 900_000
+        self._deletions: dict[str, list[Deletion]] = {table.entity_set: [] for table in tables}
         self._undo: list[Callable[[], None]] | None = None
 
     def table(self, entity_set: str) -> Table:
         """The table of an entity set; DataverseError 404 if there is none."""
-        if entity_set not in self.tables:
+        table = self.tables.get(entity_set)
+        if table is None:
             raise errors.no_such_segment(entity_set)
-        return self.tables[entity_set]
+        return table
 
     def all(self, table: Table) -> list[Record]:
+        """Every record of a table, oldest first."""
         return list(self._records[table.entity_set].values())
 
-    def deleted(self, table: Table) -> list[Record]:
-        """Records that are gone, with the versions that they had."""
-        return self._deleted[table.entity_set]
+    def deletions(self, table: Table) -> list[Deletion]:
+        """What went, oldest first."""
+        return self._deletions[table.entity_set]
 
-    def by_id(self, table: Table, record_id: str) -> Record | None:
-        return self._records[table.entity_set].get(record_id)
+    def find(self, table: Table, where: Locator) -> Record | None:
+        """The record that a locator names, if it is there."""
+        records = self._records[table.entity_set]
+        if where.id is not None:
+            return records.get(where.id)
+        key = next(key for key in table.alternate_keys if key.name == where.key)
+        values = where.values or {}
+        record_id = self._keys[table.entity_set].get((key.name, tuple(_fold(values[name]) for name in key.columns)))
+        return None if record_id is None else records[record_id]
 
-    def by_key(self, table: Table, key: AlternateKey, values: Mapping[str, Any]) -> Record | None:
-        """The record with these values, by the names of the key's columns."""
-        wanted = (key.name, tuple(values[name] for name in key.columns))
-        record_id = self._keys[table.entity_set].get(wanted)
-        return None if record_id is None else self._records[table.entity_set][record_id]
+    def must_find(self, table: Table, where: Locator) -> Record:
+        """The record, or DataverseError 404."""
+        record = self.find(table, where)
+        if record is None and where.id is None:
+            raise errors.no_record_with_key(table.logical_name)
+        if record is None:
+            raise errors.no_such_record(table.logical_name, where.id or "")
+        return record
 
     def create(self, table: Table, attributes: Mapping[str, Any], record_id: str | None = None) -> Record:
         """A new record; DataverseError 412 if its id or a key is taken."""
         new_id = record_id or str(uuid4())
-        if new_id in self._records[table.entity_set]:
-            raise errors.DataverseError(412, "0x80040237", "Cannot insert duplicate key.")
-        values = dict.fromkeys(column.read_name for column in table.columns)
+        records = self._records[table.entity_set]
+        if new_id in records:
+            raise errors.id_exists()
+        values: JsonObject = dict.fromkeys(table.columns_by_read_name)
         values |= {"statecode": 0, "statuscode": 1, "createdon": self._timestamp()} | dict(attributes)
-        record = Record(new_id, {}, 0)
         self._check_keys(table, values, new_id)
-        self._records[table.entity_set][new_id] = record
-        self._on_undo(lambda: self._records[table.entity_set].pop(new_id))
+        record = records[new_id] = Record(new_id, {}, 0)
+        self._on_undo(lambda: records.__delitem__(new_id))
         self._write(table, record, values)
         return record
 
@@ -84,13 +106,16 @@ class Store:
         return record
 
     def delete(self, table: Table, record: Record) -> None:
+        """Let a record go."""
+        records, deletions = self._records[table.entity_set], self._deletions[table.entity_set]
         self._forget_keys(table, record)
-        del self._records[table.entity_set][record.id]
-        self._deleted[table.entity_set].append(record)
+        del records[record.id]
+        self.version += 1
+        deletions.append(Deletion(record.id, self.version))
 
         def restore() -> None:
-            self._deleted[table.entity_set].remove(record)
-            self._records[table.entity_set][record.id] = record
+            deletions.pop()
+            records[record.id] = record
             self._note_keys(table, record)
 
         self._on_undo(restore)
@@ -114,51 +139,53 @@ class Store:
     def _write(self, table: Table, record: Record, values: JsonObject) -> None:
         before, version = record.attributes, record.version
         self._forget_keys(table, record)
-        self._version += 1
-        record.version = self._version
-        record.attributes = values | {"modifiedon": self._timestamp(), "versionnumber": self._version}
-        record.versions.append({"at": self._now(), "etag": record.etag, "attributes": dict(record.attributes)})
+        self.version += 1
+        record.version = self.version
+        values["modifiedon"] = self._timestamp()
+        values["versionnumber"] = self.version
+        record.attributes = values
+        record.versions.append({"at": self._now(), "etag": record.etag, "attributes": values})
         self._note_keys(table, record)
 
         def restore() -> None:
             self._forget_keys(table, record)
             record.attributes, record.version = before, version
             record.versions.pop()
-            if before:
-                self._note_keys(table, record)
+            self._note_keys(table, record)
 
         self._on_undo(restore)
 
     def _check_keys(self, table: Table, values: Mapping[str, Any], record_id: str) -> None:
-        for key, wanted in _key_values(table, values):
-            if self._keys[table.entity_set].get(wanted, record_id) != record_id:
-                raise errors.key_violated(key.name, ", ".join(key.columns))
+        taken = self._keys[table.entity_set]
+        for key in _key_values(table, values):
+            if taken.get(key, record_id) != record_id:
+                columns = next(known.columns for known in table.alternate_keys if known.name == key[0])
+                raise errors.key_violated(key[0], ", ".join(columns))
 
     def _note_keys(self, table: Table, record: Record) -> None:
-        for _, values in _key_values(table, record.attributes):
-            self._keys[table.entity_set][values] = record.id
+        for key in _key_values(table, record.attributes):
+            self._keys[table.entity_set][key] = record.id
 
     def _forget_keys(self, table: Table, record: Record) -> None:
-        for _, values in _key_values(table, record.attributes):
-            self._keys[table.entity_set].pop(values, None)
+        for key in _key_values(table, record.attributes):
+            self._keys[table.entity_set].pop(key, None)
 
     def _on_undo(self, step: Callable[[], None]) -> None:
         if self._undo is not None:
             self._undo.append(step)
 
     def _timestamp(self) -> str:
-        moment = datetime.fromtimestamp(self._now(), UTC).replace(microsecond=0)
-        return moment.isoformat().replace("+00:00", "Z")
+        return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _key_values(table: Table, values: Mapping[str, Any]) -> Iterator[tuple[AlternateKey, KeyValues]]:
+def _key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:
     """Each key of which every column has a value."""
     for key in table.alternate_keys:
-        parts = tuple(values.get(_read_name(table, name)) for name in key.columns)
+        parts = tuple(_fold(values.get(table.columns_by_name[name].read_name)) for name in key.columns)
         if None not in parts:
-            yield key, (key.name, parts)
+            yield key.name, parts
 
 
-def _read_name(table: Table, name: str) -> str:
-    column = table.column(name)
-    return name if column is None else column.read_name
+def _fold(value: Any) -> Any:
+    """Key values are compared as the database collates text: without regard to case."""
+    return value.casefold() if isinstance(value, str) else value

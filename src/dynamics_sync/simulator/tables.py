@@ -1,16 +1,10 @@
-"""Tables, columns and keys: what a simulated environment is made of, and which values it takes."""
+"""Tables, columns and keys: what a simulated environment is made of."""
 
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from enum import StrEnum
-from pathlib import Path
+from functools import cached_property
 from typing import Any
-from uuid import UUID
-
-from dynamics_sync.simulator import errors
 
 JsonObject = dict[str, Any]
 
@@ -29,25 +23,30 @@ class ColumnKind(StrEnum):
     LOOKUP = "lookup"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
-    """One column. `options` are a choice's numbers; `navigation_property` and `refers_to` a lookup's."""
+    """One column.
+
+    `max_length` counts characters of text. `options` are a choice's numbers; without any, every number is one.
+    A lookup has a `navigation_property` (its own name if none is given), and refers to records of the entity set
+    `lookup_target` (of any, if none is given).
+    """
 
     name: str
     kind: ColumnKind = ColumnKind.TEXT
     required: bool = False
     max_length: int | None = None
     options: tuple[int, ...] = ()
-    navigation_property: str = ""
-    refers_to: str = ""
+    navigation_property: str | None = None
+    lookup_target: str | None = None
 
-    @property
+    @cached_property
     def read_name(self) -> str:
         """The name in answers: a lookup reads back as `_name_value`."""
         return f"_{self.name}_value" if self.kind is ColumnKind.LOOKUP else self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AlternateKey:
     """One or more columns that identify a record."""
 
@@ -63,10 +62,20 @@ SYSTEM_COLUMNS = (
     Column("versionnumber", ColumnKind.INTEGER),
 )
 
+READ_ONLY = frozenset({"createdon", "modifiedon", "versionnumber"})
+"""Not valid for create or update: Dataverse ignores what is sent for them."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Table:
-    """One Dataverse table. `duplicates_by` names columns of a duplicate-detection rule."""
+    """One Dataverse table. Every table has the system columns besides its own.
+
+    `duplicates_by` names the columns of a duplicate-detection rule. `bulk` says whether CreateMultiple, UpdateMultiple
+    and UpsertMultiple are there, which is not so for every table.
+
+    Raises:
+        ValueError: two columns of one name, or a key or rule of columns that are not there.
+    """
 
     logical_name: str
     entity_set: str
@@ -75,132 +84,52 @@ class Table:
     alternate_keys: tuple[AlternateKey, ...] = ()
     duplicates_by: tuple[str, ...] = ()
     bulk: bool = True
-    """Whether CreateMultiple, UpdateMultiple and UpsertMultiple are there."""
 
-    def column(self, name: str) -> Column | None:
-        """The column of that logical name."""
-        return next((column for column in (*self.columns, *SYSTEM_COLUMNS) if column.name == name), None)
+    def __post_init__(self) -> None:
+        names = [column.name for column in self.columns]
+        if len({*names, self.primary_id}) <= len(names):
+            raise ValueError(f"table {self.logical_name!r} has two columns of one name")
+        used = {name for key in self.alternate_keys for name in key.columns} | set(self.duplicates_by)
+        if unknown := used - {*self.columns_by_name}:
+            raise ValueError(f"table {self.logical_name!r} has a key or rule of unknown columns: {sorted(unknown)}")
+        if not all(key.columns for key in self.alternate_keys):
+            raise ValueError(f"table {self.logical_name!r} has an alternate key without columns")
 
-    def navigation(self, name: str) -> Column | None:
-        """The lookup with that navigation property; the name is case-sensitive."""
-        return next((column for column in self.columns if column.navigation_property == name and name), None)
+    @cached_property
+    def columns_by_name(self) -> Mapping[str, Column]:
+        """All columns; one of the table's own hides a system column of its name."""
+        return {column.name: column for column in (*SYSTEM_COLUMNS, *self.columns)}
 
-    def key_for(self, names: frozenset[str]) -> AlternateKey | None:
+    @cached_property
+    def columns_by_navigation(self) -> Mapping[str, Column]:
+        """Lookups by navigation property."""
+        lookups = (column for column in self.columns if column.kind is ColumnKind.LOOKUP)
+        return {column.navigation_property or column.name: column for column in lookups}
+
+    @cached_property
+    def columns_by_read_name(self) -> Mapping[str, Column]:
+        """All columns by the names that answers have."""
+        return {column.read_name: column for column in self.columns_by_name.values()}
+
+    @cached_property
+    def properties(self) -> frozenset[str]:
+        """Every property that a row has."""
+        return frozenset(self.columns_by_read_name) | {self.primary_id}
+
+    @cached_property
+    def key_columns(self) -> frozenset[str]:
+        """Columns that are part of some alternate key."""
+        return frozenset(name for key in self.alternate_keys for name in key.columns)
+
+    @cached_property
+    def required_columns(self) -> tuple[Column, ...]:
+        """Columns without which there is no record."""
+        return tuple(column for column in self.columns if column.required)
+
+    @cached_property
+    def _keys_by_columns(self) -> Mapping[frozenset[str], AlternateKey]:
+        return {frozenset(key.columns): key for key in self.alternate_keys}
+
+    def key_of(self, names: frozenset[str]) -> AlternateKey | None:
         """The alternate key of exactly these columns."""
-        return next((key for key in self.alternate_keys if frozenset(key.columns) == names), None)
-
-
-def check_value(table: Table, column: Column, value: object) -> object:
-    """The value as it is stored.
-
-    Raises:
-        DataverseError: the column cannot take it.
-    """
-    if value is None:
-        return None
-    if not _FITS[column.kind](value):
-        raise errors.bad_payload(
-            table.entity_set, f"Cannot convert the literal '{value}' to the expected type of '{column.name}'."
-        )
-    if column.kind is ColumnKind.CHOICE and column.options and value not in column.options:
-        raise errors.not_an_option(column.name, table.logical_name, value, column.options)
-    if column.max_length is not None and isinstance(value, str) and len(value) > column.max_length:
-        raise errors.text_too_long(column.name, table.logical_name, column.max_length)
-    return value
-
-
-def load_tables(path: Path) -> tuple[Table, ...]:
-    """Tables declared in a TOML file.
-
-    Raises:
-        ValueError: it is no such file; the message says where.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-        return tuple(_table(declared) for declared in document["tables"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not declare tables: {error!r} is missing or malformed") from None
-
-
-def _table(declared: Mapping[str, Any]) -> Table:
-    logical_name = str(declared["logical_name"])
-    columns = tuple(
-        Column(
-            name,
-            ColumnKind(column.get("kind", "text")),
-            bool(column.get("required", False)),
-            column.get("max_length"),
-            tuple(column.get("options", ())),
-            column.get("navigation_property", ""),
-            column.get("refers_to", ""),
-        )
-        for name, column in declared["columns"].items()
-    )
-    keys = tuple(AlternateKey(name, tuple(names)) for name, names in declared.get("alternate_keys", {}).items())
-    return Table(
-        logical_name,
-        str(declared["entity_set"]),
-        str(declared.get("primary_id", f"{logical_name}id")),
-        columns,
-        keys,
-        tuple(declared.get("duplicates_by", ())),
-        bool(declared.get("bulk", True)),
-    )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_date(value: object) -> bool:
-    return (
-        _parses(value, date.fromisoformat)
-        and isinstance(value, str)
-        and re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None
-    )
-
-
-def _is_datetime(value: object) -> bool:
-    return _parses(value, datetime.fromisoformat)
-
-
-def is_guid(value: object) -> bool:
-    """Whether the value is a GUID as the Web API writes one."""
-    return isinstance(value, str) and _GUID.fullmatch(value) is not None
-
-
-_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-def _parses(value: object, parse: Any) -> bool:
-    try:
-        parse(value)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-_FITS = {
-    ColumnKind.TEXT: _is_text,
-    ColumnKind.INTEGER: _is_integer,
-    ColumnKind.DECIMAL: _is_number,
-    ColumnKind.BOOLEAN: lambda value: isinstance(value, bool),
-    ColumnKind.DATE: _is_date,
-    ColumnKind.DATETIME: _is_datetime,
-    ColumnKind.CHOICE: _is_integer,
-    ColumnKind.GUID: is_guid,
-    ColumnKind.LOOKUP: is_guid,
-}
-
-
-def lower_guid(value: str) -> str:
-    """One form for one id."""
-    return str(UUID(value))
+        return self._keys_by_columns.get(names)
