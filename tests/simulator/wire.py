@@ -1,5 +1,6 @@
 """Tables after Microsoft's examples, and a client that sends exactly what a test says."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,7 @@ class Client:
                 "scope": f"{self.url}/.default",
             },
         )
-        if answer.status == 200:
+        if answer.status == 200 and answer.document is not None:
             self.token = answer.document["access_token"]
         return answer
 
@@ -117,6 +118,13 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait, five seconds at most, until something has come about."""
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110 - what is waited for is on the other side of a socket
+            await asyncio.sleep(0.01)
 
 
 StartClient = Callable[..., Awaitable[Client]]

@@ -176,6 +176,10 @@ def too_large() -> DataverseError:
     return DataverseError(413, "", "The request entity is too large.")
 
 
+def encoding_not_served(encoding: str) -> DataverseError:
+    return DataverseError(415, "", f"The content encoding '{encoding}' is not supported.")
+
+
 def not_allowed(method: str) -> DataverseError:
     return DataverseError(405, "", f"The requested resource does not support http method '{method}'.")
 

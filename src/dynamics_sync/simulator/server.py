@@ -61,7 +61,7 @@ class Simulator:
         """
         context = make_certificate(self.ca_file) if self.ca_file is not None else None
         application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_last_resort(self.unforeseen)])
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         application.router.add_route("*", "/{tenant}/oauth2/v2.0/token", self._token)
         application.router.add_get("/{tenant}/v2.0/.well-known/openid-configuration", self._discovery)
         control = Control(self._store, self._faults, self._identities, self._log)

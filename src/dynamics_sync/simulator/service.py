@@ -103,6 +103,8 @@ class WebApi:
         return response
 
     async def _read(self, http: web.Request) -> Request:
+        if http.headers.get("Content-Encoding", "identity") != "identity":
+            raise errors.encoding_not_served(http.headers["Content-Encoding"])
         try:
             body = await http.read() if http.can_read_body else b""
         except web.HTTPRequestEntityTooLarge:
