@@ -53,7 +53,7 @@ def check_dynamics_url(url: str) -> str:
         ConfigurationError: it is no https:// address, nor http:// on this machine.
     """
     parts = urlsplit(url)
-    if parts.hostname and parts.scheme == "https" or parts.scheme == "http" and is_loopback(parts.hostname):
+    if (parts.hostname and parts.scheme == "https") or (parts.scheme == "http" and is_loopback(parts.hostname)):
         return f"{parts.scheme}://{parts.netloc}"
     raise ConfigurationError(
         "DYNAMICS_SYNC_DYNAMICS_URL must look like https://yourorg.crm4.dynamics.com. Plain http:// is taken only for "

@@ -190,6 +190,4 @@ _UNREACHABLE = (
     "The identity provider cannot be reached, or answers with something that is no token. Check "
     "DYNAMICS_SYNC_AUTHORITY_URL and DYNAMICS_SYNC_TENANT_ID."
 )
-_UNTRUSTED = (
-    "The identity provider's certificate is not trusted. Name the authority to trust in DYNAMICS_SYNC_CA_FILE."
-)
+_UNTRUSTED = "The identity provider's certificate is not trusted. Name the authority to trust in DYNAMICS_SYNC_CA_FILE."

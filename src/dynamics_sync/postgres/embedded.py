@@ -55,7 +55,9 @@ def find_binaries(bindir: Path | None = None) -> Path:
         if not (bindir / "initdb").exists():
             raise EmbeddedPostgresError("PG_BINDIR holds no initdb. Name the bin directory of a PostgreSQL server.")
         return bindir
-    installed = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if _major(path) >= OLDEST_MAJOR]
+    installed = [
+        path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if _major(path) >= OLDEST_MAJOR
+    ]
     if installed:
         return max(installed, key=lambda path: int(path.parent.name))
     return wheel_binaries()
@@ -108,7 +110,9 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> None:

@@ -153,9 +153,7 @@ class PostgresOutbox:
             await asyncio.sleep(wait_seconds)
         emit("settle.locked", "warning", certification_id=operation.record_key, source_table=operation.source_table)
 
-    async def release(
-        self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()
-    ) -> None:
+    async def release(self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()) -> None:
         """Let go of a record that was not sent; keep its count and what happened."""
         async with transaction(self._pool) as connection:
             await note_attempts(connection, operation, failures)
@@ -231,9 +229,7 @@ def given(target: str, operations: Sequence[SyncOperation]) -> dict[str, Any]:
     }
 
 
-async def note_attempts(
-    connection: Connection, operation: SyncOperation, failures: Sequence[FailedAttempt]
-) -> None:
+async def note_attempts(connection: Connection, operation: SyncOperation, failures: Sequence[FailedAttempt]) -> None:
     """Add failed requests to the record's time line."""
     for failure in failures:
         await connection.execute(

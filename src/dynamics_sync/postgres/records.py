@@ -13,7 +13,7 @@ from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.mapping import Mapping, TableMapping
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Connection, Pool, transaction, translated
+from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Connection, Pool, translated
 
 COLUMNS_OF = """
 select a.attname, format_type(a.atttypid, a.atttypmod)

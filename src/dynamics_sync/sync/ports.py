@@ -105,8 +105,6 @@ class Outbox(Protocol):
         then it stays, or is marked dirty again."""
         ...
 
-    async def release(
-        self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()
-    ) -> None:
+    async def release(self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()) -> None:
         """Let go of the record without having sent it; its count is kept."""
         ...

@@ -100,7 +100,9 @@ class StoppableClock:
 
     async def sleep_or(self, event: asyncio.Event, seconds: float) -> None:
         """Wait until the event is set, the worker stops, or the time is over."""
-        waits = [asyncio.ensure_future(wait) for wait in (self._clock.sleep(seconds), event.wait(), self._stopped.wait())]
+        waits = [
+            asyncio.ensure_future(wait) for wait in (self._clock.sleep(seconds), event.wait(), self._stopped.wait())
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -253,4 +255,3 @@ class Worker:
         if self._tasks:
             await asyncio.wait(self._tasks)
         emit("worker.stopped")
-
