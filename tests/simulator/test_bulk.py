@@ -84,3 +84,7 @@ async def test_the_request_log_lists_every_key(client: Client) -> None:
     await bulk(client, "Upsert", by_key("A1", name="a"), by_key("A2", name="b"))
     (logged,) = (await client.control("GET", "requests")).document
     assert (logged["entity_set"], logged["keys"], logged["status"]) == ("accounts", ["A1", "A2"], 204)
+    await client.control("DELETE", "requests")
+    created = await bulk(client, "Create", {**TYPE, "name": "a", "accountnumber": "A3"}, {**TYPE, "name": "b"})
+    (logged,) = (await client.control("GET", "requests")).document
+    assert logged["keys"] == ["A3", created.document["Ids"][1]]

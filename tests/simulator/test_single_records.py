@@ -286,3 +286,17 @@ async def test_an_earlier_version_of_the_api_is_served_too(client: Client) -> No
     assert (await client.send_anything("GET", f"{client.url}/api/data/v9.0/WhoAmI", headers=headers)).status == 200
     other = await client.send_anything("GET", f"{client.url}/api/data/v8.2/WhoAmI", headers=headers)
     assert (other.status, other.code) == (404, "")
+
+
+async def test_details_of_an_error_for_those_who_ask(client: Client) -> None:
+    plain = await client("GET", "nothings", Prefer='odata.include-annotations="other"')
+    assert set(plain.document["error"]) == {"code", "message"}
+    full = await client("GET", "nothings", Prefer='odata.include-annotations="*"')
+    assert full.document["error"]["@Microsoft.PowerApps.CDS.ErrorDetails.SubErrorCode"] == str(0x8006088A)
+
+
+async def test_addresses_name_the_host_as_the_client_does(client: Client) -> None:
+    answer = await client("POST", "accounts", {"name": "x"}, Host="simulator:8081")
+    assert answer.headers["OData-EntityId"].startswith("http://simulator:8081/api/data/v9.2/accounts(")
+    answer = await client("POST", "accounts", {"name": "x"}, Host="<>")
+    assert answer.headers["OData-EntityId"].startswith(client.url)

@@ -83,7 +83,7 @@ def _single(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[i
         reply = answer(store, inner)
         outer.keys.extend(inner.keys)
     except errors.DataverseError as error:
-        reply = error_reply(error)
+        reply = error_reply(error, outer)
     failed = reply.status if reply.status >= 400 else None
     return failed, written(reply, part.headers.get("content-id"))
 
@@ -106,7 +106,7 @@ def _change_set(store: Store, outer: Request, part: Part, answer: Answer) -> tup
                 keys.extend(inner.keys)
                 replies.append(written(reply, content_id))
     except errors.DataverseError as error:
-        return error.status, written(error_reply(error), None)
+        return error.status, written(error_reply(error, outer), None)
     outer.keys.extend(keys)
     boundary = f"changesetresponse_{uuid4()}"
     return None, (f"multipart/mixed; boundary={boundary}", joined(boundary, replies))

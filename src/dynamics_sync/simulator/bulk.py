@@ -8,7 +8,7 @@ from dynamics_sync.simulator.messages import Reply, Request, request_target
 from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.values import guid, is_guid
-from dynamics_sync.simulator.writes import create_record, update_record, upsert
+from dynamics_sync.simulator.writes import create_record, logged_key, update_record, upsert
 
 PREFIX = "Microsoft.Dynamics.CRM."
 
@@ -54,10 +54,10 @@ def _targets(request: Request, table: Table) -> list[JsonObject]:
 
 
 def _create(store: Store, request: Request, table: Table, targets: list[JsonObject]) -> Reply:
-    ids = [create_record(store, request, table, target.copy()).id for target in targets]
-    request.keys[:] = ids
+    records = [create_record(store, request, table, target.copy()) for target in targets]
+    request.keys[:] = [logged_key(table, record) for record in records]
     context = f"{request.base}{ROOT}/$metadata#{PREFIX}CreateMultipleResponse"
-    return Reply(200, {"@odata.context": context, "Ids": ids})
+    return Reply(200, {"@odata.context": context, "Ids": [record.id for record in records]})
 
 
 def _update(store: Store, request: Request, table: Table, targets: list[JsonObject]) -> Reply:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 
@@ -12,6 +13,15 @@ from dynamics_sync.simulator.faults import Fault, FaultKind, Faults
 _POLL_SECONDS = 0.02
 
 _GARBLED = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head><body>Sign in</body></html>"
+
+
+_HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
+
+
+def client_base(http: web.Request, default: str) -> str:
+    """Scheme and host as the client wrote them, as Dataverse's addresses have them; it may know us by another name."""
+    host = http.headers.get("Host", "")
+    return f"{http.scheme}://{host}" if _HOST.fullmatch(host) else default
 
 
 class Cut(web.Response):

@@ -100,17 +100,23 @@ async def _object(request: web.Request) -> dict[str, Any]:
     return document
 
 
+def _key(table: Table, record: Record) -> object:
+    """The first alternate key that has values: its value, or its values if it has more than one column."""
+    for key in table.alternate_keys:
+        values = [record.attributes.get(table.columns_by_name[name].read_name) for name in key.columns]
+        if None not in values:
+            return values[0] if len(values) == 1 else values
+    return None
+
+
 def _problem(status: int, message: str) -> web.Response:
     return web.json_response({"error": message}, status=status)
 
 
 def _shown(table: Table, record: Record) -> JsonObject:
-    """`key` is the first alternate key: its value, or its values if it has more than one column."""
-    names = table.alternate_keys[0].columns if table.alternate_keys else ()
-    values = [record.attributes.get(table.columns_by_name[name].read_name) for name in names]
     return {
         "id": record.id,
-        "key": values[0] if len(values) == 1 else values or None,
+        "key": _key(table, record),
         "attributes": record.attributes,
         "versions": record.versions,
     }

@@ -82,9 +82,27 @@ class Reply:
         return None if self.document is None else "application/json; odata.metadata=minimal"
 
 
-def error_reply(error: errors.DataverseError) -> Reply:
-    """An error as an answer."""
-    return Reply(error.status, {"error": {"code": error.code, "message": error.message}}, error.headers)
+def error_reply(error: errors.DataverseError, request: Request | None = None) -> Reply:
+    """An error as an answer, with the details that `odata.include-annotations="*"` asks for.
+
+    Microsoft: "Compose HTTP requests and handle errors", on including additional details with errors.
+    """
+    document: JsonObject = {"code": error.code, "message": error.message}
+    if request is not None and request.prefer.get("odata.include-annotations") == "*":
+        document |= {
+            "@Microsoft.PowerApps.CDS.ErrorDetails.OperationStatus": "0",
+            "@Microsoft.PowerApps.CDS.ErrorDetails.SubErrorCode": _decimal(error.code),
+            "@Microsoft.PowerApps.CDS.HelpLink": "http://go.microsoft.com/fwlink/?LinkID=398563",
+            "@Microsoft.PowerApps.CDS.InnerError.Message": error.message,
+        }
+    return Reply(error.status, {"error": document}, error.headers)
+
+
+def _decimal(code: str) -> str:
+    try:
+        return str(int(code, 16))
+    except ValueError:
+        return "0"
 
 
 def request_from(method: str, target: str, headers: Mapping[str, str], body: bytes, base: str) -> Request:

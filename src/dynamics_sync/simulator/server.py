@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from dynamics_sync.simulator.config import SimulatorConfig
-from dynamics_sync.simulator.connections import break_off
+from dynamics_sync.simulator.connections import break_off, client_base
 from dynamics_sync.simulator.control import Control
 from dynamics_sync.simulator.faults import FaultKind, Faults
 from dynamics_sync.simulator.limits import LimitKeeper
@@ -113,7 +113,7 @@ class Simulator:
             return web.json_response(error.document(self._config.now()), status=error.status)
 
     async def _discovery(self, http: web.Request) -> web.StreamResponse:
-        return web.json_response(discovery(self.url, http.match_info["tenant"]))
+        return web.json_response(discovery(client_base(http, self.url), http.match_info["tenant"]))
 
 
 def _last_resort(unforeseen: list[Exception]) -> Middleware:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from dynamics_sync.simulator import errors, webapi
 from dynamics_sync.simulator.batch import batch_requests, run_batch
-from dynamics_sync.simulator.connections import Cut, break_off, cut
+from dynamics_sync.simulator.connections import Cut, break_off, client_base, cut
 from dynamics_sync.simulator.faults import Fault, FaultKind, Faults
 from dynamics_sync.simulator.limits import LimitKeeper
 from dynamics_sync.simulator.messages import Reply, Request, error_reply, request_from
@@ -77,7 +77,7 @@ class WebApi:
             return self._send(fault.reply(), _ANONYMOUS)
         user = self._identities.user_of(http.headers.get("Authorization"))
         if user is None:
-            return self._unauthorized()
+            return self._unauthorized(client_base(http, self._base))
         return await self._admitted(http, request, user, fault)
 
     async def _admitted(self, http: web.Request, request: Request, user: str, fault: Fault | None) -> web.Response:
@@ -114,7 +114,7 @@ class WebApi:
         headers = {name.lower(): value for name, value in http.headers.items()}
         if "prefer" in headers:
             headers["prefer"] = ",".join(http.headers.getall("Prefer"))
-        return request_from(http.method, http.rel_url.raw_path_qs, headers, body, self._base)
+        return request_from(http.method, http.rel_url.raw_path_qs, headers, body, client_base(http, self._base))
 
     def _named_keys(self, request: Request) -> list[str]:
         if request.path != "$batch":
@@ -133,7 +133,7 @@ class WebApi:
             batch = run_batch(self._store, request, answer_part)
             return self._sent(batch.status, batch.body, batch.content_type, {}, user)
         except errors.DataverseError as error:
-            return self._send(error_reply(error), user)
+            return self._send(error_reply(error, request), user)
 
     def _answer_part(self, store: Store, part: Request, late: list[Fault]) -> Reply:
         """A part of a batch, with the fault that is meant for it. Delays and lost answers wait for the end."""
@@ -152,8 +152,8 @@ class WebApi:
         error = fault.reply().document["error"]
         raise errors.DataverseError(fault.status, error["code"], error["message"], dict(fault.reply().headers))
 
-    def _unauthorized(self) -> web.Response:
-        challenge = f"Bearer authorization_uri={self._base}/common/oauth2/authorize, resource_id={self._base}/"
+    def _unauthorized(self, base: str) -> web.Response:
+        challenge = f"Bearer authorization_uri={base}/common/oauth2/authorize, resource_id={base}/"
         return self._sent(401, b"", None, {"WWW-Authenticate": challenge}, _ANONYMOUS)
 
     def _send(self, reply: Reply, user: str) -> web.Response:

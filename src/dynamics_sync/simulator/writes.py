@@ -20,7 +20,7 @@ from dynamics_sync.simulator.values import guid, is_guid
 def create(store: Store, request: Request, table: Table) -> Reply:
     """POST to an entity set."""
     record = create_record(store, request, table, request.json())
-    request.keys.append(_logged_key(table, record))
+    request.keys.append(logged_key(table, record))
     address = record_address(request.base, table, record.id)
     if request.prefer.get("return") == "representation":
         return Reply(201, entity(request, table, record), _representation(record), wrote=address)
@@ -145,7 +145,8 @@ def check_version(record: Record, if_match: str | None) -> None:
         raise errors.version_mismatch()
 
 
-def _logged_key(table: Table, record: Record) -> str:
+def logged_key(table: Table, record: Record) -> str:
+    """What the request log shows of a new record: its first alternate key that has values, or its id."""
     for key in table.alternate_keys:
         values = {name: record.attributes.get(table.columns_by_name[name].read_name) for name in key.columns}
         if None not in values.values():
