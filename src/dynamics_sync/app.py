@@ -1,0 +1,291 @@
+"""The one place where everything is wired."""
+
+import asyncio
+import contextlib
+import tomllib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import aiohttp
+import uvicorn
+
+from dynamics_sync.core.circuit import CircuitSettings
+from dynamics_sync.core.errors import ConfigurationError, CredentialsError, MappingError
+from dynamics_sync.core.mapping import Column as MappedColumn
+from dynamics_sync.core.mapping import ColumnKind as MappedKind
+from dynamics_sync.core.mapping import Mapping, TableMapping, parse_mapping
+from dynamics_sync.core.retry import RetryPolicy
+from dynamics_sync.dynamics.answers import connection_error_code
+from dynamics_sync.dynamics.gateway import DataverseGateway, check_dynamics_url, open_session
+from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
+from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
+from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
+from dynamics_sync.postgres.listener import listen
+from dynamics_sync.postgres.migrate import check_schema
+from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.postgres.records import PostgresRecords, check_mapping
+from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from dynamics_sync.settings import Settings
+from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Table
+from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.sync.clock import SystemClock
+from dynamics_sync.sync.events import emit
+from dynamics_sync.sync.service import HLFDynamicsSyncService
+from dynamics_sync.sync.worker import LeasedGateway, StoppableClock, Worker, WorkerSettings
+from dynamics_sync.web.health import Health, health_app
+
+TARGET = "dynamics"
+POOL_SIZE = 6
+TRUST_SECONDS = 0.1
+"""How long a healthy circuit is believed without a look at the database; claims renew it."""
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The database's address; the embedded server runs meanwhile if none is set."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with EmbeddedPostgres(settings.data_dir / "postgres", settings.pg_bindir) as server:
+        yield server.url
+
+
+def read_mapping(path: Path | None) -> Mapping:
+    """The mapping of a file, or the one that ships.
+
+    Raises:
+        MappingError: it cannot be read or used.
+    """
+    try:
+        if path is None:
+            text = files("dynamics_sync.certifications").joinpath("mapping.toml").read_text(encoding="utf-8")
+        else:
+            text = path.read_text(encoding="utf-8")
+        return parse_mapping(tomllib.loads(text), str(path or "that ships"))
+    except OSError:
+        raise MappingError(f"The mapping {path} cannot be read. Correct DYNAMICS_SYNC_MAPPING.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MappingError(f"The mapping {path} is not valid TOML: {error}. Correct it and start again.") from None
+
+
+def simulator_tables(mapping: Mapping) -> tuple[Table, ...]:
+    """The Dataverse tables that a mapping writes to, for the simulator."""
+    return tuple(_simulated(table) for table in mapping.tables)
+
+
+def _simulated(table: TableMapping) -> Table:
+    columns = [_simulated_column(column) for column in table.columns.values()]
+    key = Column(table.alternate_key, ColumnKind.TEXT, max_length=100)
+    keys = (AlternateKey(f"{table.alternate_key}_key", (table.alternate_key,)),)
+    return Table(table.logical_name, table.entity_set, f"{table.logical_name}id", (key, *columns), keys)
+
+
+def _simulated_column(column: MappedColumn) -> Column:
+    if column.choices is not None:
+        return Column(column.to, ColumnKind.CHOICE, options=tuple(column.choices.values()))
+    if column.lookup is not None:
+        name = column.to.lower()
+        target = column.lookup.entity_set
+        return Column(name, ColumnKind.LOOKUP, navigation_property=column.to, lookup_target=target)
+    kinds = {MappedKind.DATE: ColumnKind.DATE, MappedKind.DATETIME: ColumnKind.DATETIME}
+    return Column(column.to, kinds.get(column.kind, ColumnKind.TEXT))
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What lives in the database."""
+
+    pool: Pool
+    queue: PostgresRetryQueue
+    circuits: PostgresCircuitStore
+    breaker: DynamicsCircuitBreaker
+
+    async def waiting(self) -> int:
+        """Records in the outbox."""
+        async with transaction(self.pool) as connection:
+            cursor = await connection.execute("select count(*) from dynamics_sync.outbox")
+            row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[Stores]:
+    """Connect and make sure of the schema.
+
+    Raises:
+        DatabaseError: it cannot be reached, or its schema is another.
+    """
+    async with await connect(database_url) as connection:
+        await check_schema(connection)
+    async with make_pool(database_url, POOL_SIZE) as pool:
+        circuits = PostgresCircuitStore(pool, TARGET)
+        circuit_settings = CircuitSettings(
+            failure_threshold=settings.failure_threshold,
+            cool_down_seconds=settings.cool_down_seconds,
+            probe_lease_seconds=2 * _send_timeout(settings),
+        )
+        breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)
+        yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A worker with all that it needs."""
+
+    worker: Worker
+    stores: Stores
+    gateway: DataverseGateway
+    tokens: Tokens
+    database_url: str
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[Engine]:
+    """Wire a worker, checking everything that can be checked without Dynamics.
+
+    Raises:
+        ConfigurationError, DatabaseError: what is wrong, and what to do.
+    """
+    mapping = read_mapping(settings.mapping)
+    url, credentials = _dynamics(settings)
+    ca_file = str(settings.ca_file) if settings.ca_file else None
+    clock = SystemClock()
+    async with (
+        open_stores(settings, database_url) as stores,
+        open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session,
+    ):
+        async with await connect(database_url) as connection:
+            key_types = await check_mapping(connection, mapping, TARGET)
+        tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock)
+        records = PostgresRecords(stores.pool, mapping, key_types)
+        gateway = DataverseGateway(
+            url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
+        )
+        worker = _worker(settings, stores, gateway, StoppableClock(clock))
+        yield Engine(worker, stores, gateway, tokens, database_url)
+
+
+def _worker(settings: Settings, stores: Stores, gateway: DataverseGateway, clock: StoppableClock) -> Worker:
+    send_timeout = _send_timeout(settings)
+    worker_settings = WorkerSettings(
+        concurrency=settings.concurrency,
+        poll_seconds=settings.poll_seconds,
+        lease_seconds=2 * send_timeout,
+        request_timeout_seconds=send_timeout,
+        shutdown_seconds=send_timeout + 5,
+    )
+    outbox = PostgresOutbox(stores.pool, TARGET, worker_settings.lease_seconds)
+    leased = LeasedGateway(gateway, outbox, clock, worker_settings)
+    service = HLFDynamicsSyncService(
+        breaker=stores.breaker,
+        policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
+        gateway=leased,
+        queue=stores.queue,
+        clock=clock,
+    )
+    return Worker(
+        service=service,
+        breaker=stores.breaker,
+        circuits=stores.circuits,
+        outbox=outbox,
+        leases=leased,
+        clock=clock,
+        settings=worker_settings,
+    )
+
+
+def _send_timeout(settings: Settings) -> float:
+    """A request, and the token and the row that it may need first."""
+    return settings.request_timeout_seconds + 15.0
+
+
+def _dynamics(settings: Settings) -> tuple[str, Credentials]:
+    wanted = {
+        "DYNAMICS_SYNC_DYNAMICS_URL": settings.dynamics_url,
+        "DYNAMICS_SYNC_TENANT_ID": settings.tenant_id,
+        "DYNAMICS_SYNC_CLIENT_ID": settings.client_id,
+        "DYNAMICS_SYNC_CLIENT_SECRET": settings.client_secret,
+    }
+    missing = [name for name, value in wanted.items() if not value]
+    if missing or settings.dynamics_url is None or settings.client_secret is None:
+        raise ConfigurationError(f"{', '.join(missing)} must be set too: Dynamics is reached with all four.")
+    credentials = Credentials(
+        tenant_id=settings.tenant_id or "",
+        client_id=settings.client_id or "",
+        client_secret=settings.client_secret.get_secret_value(),
+        authority_url=settings.authority_url,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+    )
+    return check_dynamics_url(settings.dynamics_url), credentials
+
+
+async def check_dynamics(engine: Engine) -> None:
+    """Ask Dynamics who we are. A Dynamics that is down is normal and waited for; a wrong setting is not.
+
+    Raises:
+        ConfigurationError, CredentialsError: no waiting will help; the message says what to do.
+    """
+    try:
+        answer = await engine.gateway.who_am_i()
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        code = connection_error_code(error)
+        if code == "dns":
+            raise ConfigurationError(
+                "The host of DYNAMICS_SYNC_DYNAMICS_URL does not exist. Correct the address."
+            ) from None
+        if code == "tls":
+            raise ConfigurationError(
+                "The certificate of the Dynamics host is not trusted. Name the authority in DYNAMICS_SYNC_CA_FILE, or "
+                "correct DYNAMICS_SYNC_DYNAMICS_URL."
+            ) from None
+        emit("dynamics.unavailable", "warning", error_code=code)
+        return
+    if answer.status in (401, 403):
+        raise CredentialsError(
+            "Dynamics did not accept the access token. Make the app registration an application user of this "
+            "environment, with a security role that may write the mapped tables."
+        )
+    if answer.status in (200, 408, 429) or answer.status >= 500:
+        return
+    raise ConfigurationError(
+        "What answers at DYNAMICS_SYNC_DYNAMICS_URL is not the Dataverse Web API. Correct the address: it looks like "
+        "https://yourorg.crm4.dynamics.com, without a path."
+    )
+
+
+async def run_worker(engine: Engine, settings: Settings) -> None:
+    """Work until the worker is stopped or this is cancelled."""
+    if not settings.enabled:
+        emit("worker.disabled", "warning")
+        await asyncio.Event().wait()
+    listening = asyncio.create_task(listen(engine.database_url, engine.worker.wake))
+    try:
+        await engine.worker.run()
+    finally:
+        listening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await listening
+
+
+def health_server(engine: Engine, settings: Settings) -> uvicorn.Server:
+    """The health pages as a server, not yet running."""
+
+    async def database_answers() -> None:
+        async with transaction(engine.stores.pool) as connection:
+            await connection.execute("select 1")
+
+    async def schema_fits() -> None:
+        async with transaction(engine.stores.pool) as connection:
+            await check_schema(connection)
+
+    async def token_is_had() -> None:
+        await engine.tokens.get()
+
+    checks = {"database": database_answers, "schema": schema_fits, "token": token_is_had}
+    app = health_app(Health(checks, engine.stores.breaker.status))
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+    return uvicorn.Server(config)

@@ -1,0 +1,89 @@
+"""Every knob, read once: from the environment (`DYNAMICS_SYNC_…`), else from a TOML file, else the default.
+
+The file is `dynamics-sync.toml` in the working directory, with the same names in lower case and without the prefix.
+Nothing else in the project reads the environment.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from dynamics_sync.core.errors import ConfigurationError
+
+CONFIG_FILE = "dynamics-sync.toml"
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What can be set. Secrets don't show in its representation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DYNAMICS_SYNC_", toml_file=CONFIG_FILE, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    database_url: SecretStr | None = None
+    """None for the embedded PostgreSQL."""
+    dynamics_url: str | None = None
+    """None for the simulator."""
+    tenant_id: str | None = None
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    authority_url: str = "https://login.microsoftonline.com"
+    ca_file: Path | None = None
+    mapping: Path | None = None
+    """None for the certification mapping that ships."""
+    enabled: bool = True
+    """`off`: changes are captured and wait, nothing is sent (R26)."""
+    failure_threshold: Annotated[int, Field(gt=0)] = 3
+    cool_down_seconds: Positive = 60.0
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    base_delay_ms: Annotated[int, Field(ge=0)] = 2000
+    request_timeout_seconds: Positive = 30.0
+    poll_seconds: Positive = 1.0
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 64
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    data_dir: Path = Path(".dynamics-sync")
+    """Where the embedded PostgreSQL keeps its data."""
+    pg_bindir: Path | None = Field(default=None, validation_alias="PG_BINDIR")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: one is missing or malformed; each is named, no value is quoted.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"  {_shown_name(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
+        raise ConfigurationError("The settings cannot be used:\n" + "\n".join(lines)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{CONFIG_FILE} is not valid TOML: {error}. Correct it and start again.") from None
+
+
+def operator_name() -> str:
+    """Who is at the keyboard, for the audit trail."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def _shown_name(location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else "settings"
+    return name if name.isupper() else f"DYNAMICS_SYNC_{name.upper()}"

@@ -1,0 +1,64 @@
+"""`/health/…` beside the worker: is the process alive, can it work, how is the circuit (R9)."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from dynamics_sync.core.errors import DynamicsSyncError
+from dynamics_sync.sync.breaker import CircuitStatus
+
+Check = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the pages ask. A check raises DynamicsSyncError, in words for people, where something is wrong."""
+
+    checks: Mapping[str, Check]
+    circuit: Callable[[], Awaitable[CircuitStatus]]
+
+
+def health_app(health: Health) -> FastAPI:
+    """An application with the three health pages."""
+    app = FastAPI(title="dynamics-sync", docs_url=None, redoc_url=None)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "pass"}
+
+    @app.get("/health/ready")
+    async def ready() -> JSONResponse:
+        results = {name: await _outcome(check) for name, check in health.checks.items()}
+        passed = all(result["status"] == "pass" for result in results.values())
+        document = {"status": "pass" if passed else "fail", "checks": results}
+        return JSONResponse(document, status_code=200 if passed else 503)
+
+    @app.get("/health/circuit")
+    async def circuit() -> JSONResponse:
+        try:
+            return JSONResponse(circuit_document(await health.circuit()))
+        except DynamicsSyncError as error:
+            return JSONResponse({"status": "fail", "detail": str(error)}, status_code=503)
+
+    return app
+
+
+def circuit_document(status: CircuitStatus) -> dict[str, str | int | None]:
+    """A circuit as JSON."""
+    return {
+        "state": status.state.value,
+        "failure_count": status.failure_count,
+        "opened_at": status.opened_at.isoformat() if status.opened_at else None,
+        "last_error_code": status.last_error_code,
+        "retry_at": status.retry_at.isoformat() if status.retry_at else None,
+    }
+
+
+async def _outcome(check: Check) -> dict[str, str]:
+    try:
+        await check()
+    except DynamicsSyncError as error:
+        return {"status": "fail", "detail": str(error)}
+    return {"status": "pass"}
