@@ -94,6 +94,26 @@ async def test_a_reset_that_meets_a_part_of_a_batch_cuts_the_whole(client: Clien
     assert (await client.batch(part)).status == 200
 
 
+async def test_a_code_of_ones_own_in_a_part_of_a_batch(client: Client) -> None:
+    await fault(client, kind="status", status=409, key="A1", code="not a number")
+    part = f"--b\nContent-Type: application/http\n\nPATCH {ROOT}/{PATH} HTTP/1.1\n\n" + '{"name":"x"}\n--b--'
+    answer = await client.batch(part, Prefer='odata.include-annotations="*"')
+    assert answer.status == 409
+    assert b"not a number" in answer.body
+
+
+async def test_a_delay_and_a_lost_answer_that_meet_a_part_of_a_batch(client: Client) -> None:
+    part = f"--b\nContent-Type: application/http\n\nPATCH {ROOT}/{PATH} HTTP/1.1\n\n" + '{"name":"x"}\n--b--'
+    await fault(client, kind="delay", key="A1", seconds=0.05, count=1)
+    began = time.perf_counter()
+    assert (await client.batch(part)).status == 200
+    assert time.perf_counter() - began >= 0.05
+    await fault(client, kind="reset_after_write", key="A1", count=1)
+    with pytest.raises(aiohttp.ClientError):
+        await client.batch(part)
+    assert await versions(client) == 2
+
+
 async def test_reset_before_and_after_the_write(client: Client) -> None:
     for kind, stored in [("reset", 0), ("reset_after_write", 1)]:
         await fault(client, kind=kind, count=1, method="PATCH")

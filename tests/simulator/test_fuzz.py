@@ -259,9 +259,8 @@ def test_no_request_breaks_the_simulator(
     address = f"{client.url}{ROOT}/{path}"
 
     async def send() -> int:
-        options = {"params": query} if query else {}
         named = {**headers, "Authorization": f"Bearer {client.token}"}
-        async with client.session.request(method, address, data=body, headers=named, **options) as response:
+        async with client.session.request(method, address, params=query, data=body, headers=named) as response:
             await response.read()
             return response.status
 

@@ -47,9 +47,12 @@ async def all_names(dataverse: AsyncDataverseClient) -> list[str]:
 async def test_create_retrieve_update_delete(dataverse: AsyncDataverseClient) -> None:
     record_id = await dataverse.records.create("account", {"name": "Ann", "revenue": 1.5})
     record = await dataverse.records.retrieve("account", record_id, select=["name", "revenue"])
+    assert record is not None
     assert (record["name"], record["revenue"]) == ("Ann", 1.5)
     await dataverse.records.update("account", record_id, {"name": "Bea"})
-    assert (await dataverse.records.retrieve("account", record_id))["name"] == "Bea"
+    changed = await dataverse.records.retrieve("account", record_id)
+    assert changed is not None
+    assert changed["name"] == "Bea"
     await dataverse.records.delete("account", record_id)
     assert await all_names(dataverse) == []
     with pytest.raises(HttpError) as refused:
@@ -81,7 +84,9 @@ async def test_paging(dataverse: AsyncDataverseClient) -> None:
 
 async def test_upsert_one_and_many(dataverse: AsyncDataverseClient) -> None:
     await dataverse.records.upsert("account", [UpsertItem({"accountnumber": "A'1"}, {"name": "one"})])
-    items = [UpsertItem({"accountnumber": key}, {"name": f"of {key}"}) for key in ("A'1", "A2")]
+    items: list[UpsertItem | dict[str, Any]] = [
+        UpsertItem({"accountnumber": key}, {"name": f"of {key}"}) for key in ("A'1", "A2")
+    ]
     await dataverse.records.upsert("account", items)
     assert await all_names(dataverse) == ["of A'1", "of A2"]
     pair = UpsertItem({"number": 1, "region": "N"}, {"firstname": "x"})
