@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -271,7 +272,30 @@ async def run_worker(engine: Engine, settings: Settings) -> None:
             await listening
 
 
-def health_server(engine: Engine, settings: Settings) -> uvicorn.Server:
+class HealthServer(uvicorn.Server):
+    """The health pages, stopped by whoever started them: signals are the command's to handle."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen_for_health(settings: Settings) -> socket.socket:
+    """The socket of the health pages.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    try:
+        return socket.create_server((settings.host, settings.port))
+    except OSError:
+        raise ConfigurationError(
+            f"Port {settings.port} on {settings.host} cannot be used: another program has it. Set DYNAMICS_SYNC_PORT, "
+            "or run with --no-web."
+        ) from None
+
+
+def health_server(engine: Engine) -> HealthServer:
     """The health pages as a server, not yet running."""
 
     async def database_answers() -> None:
@@ -287,5 +311,4 @@ def health_server(engine: Engine, settings: Settings) -> uvicorn.Server:
 
     checks = {"database": database_answers, "schema": schema_fits, "token": token_is_had}
     app = health_app(Health(checks, engine.stores.breaker.status))
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
-    return uvicorn.Server(config)
+    return HealthServer(uvicorn.Config(app, log_config=None, access_log=False))

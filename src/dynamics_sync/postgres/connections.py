@@ -20,7 +20,7 @@ Pool = AsyncConnectionPool[Connection]
 CONNECT_TIMEOUT_SECONDS = 10
 
 AS_SERVICE_ROLE = "set local role service_role"
-"""Row-level security binds even the owner: the queue is written, and records are read, with service_role's rights (R6)."""
+"""Row-level security binds even the owner: the queue is written, and records read, with service_role's rights (R6)."""
 
 AS_OURSELVES = "reset role"
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dynamics_sync.simulator import errors
-from dynamics_sync.simulator.tables import Table
+from dynamics_sync.simulator.tables import ColumnKind, Table
 from dynamics_sync.simulator.values import check_value, guid, is_guid
 
 ROOT = "/api/data/v9.2"
@@ -35,6 +35,12 @@ class Locator:
     id: str | None
     key: str = ""
     values: Mapping[str, Any] | None = None
+
+
+class _Unquoted(str):
+    """What stands in a key without quotes and is no number: an id or a date, but never text."""
+
+    __slots__ = ()
 
 
 def below_root(path: str) -> str | None:
@@ -81,6 +87,8 @@ def key_locator(table: Table, values: Mapping[str, Any]) -> Locator:
         column = table.columns_by_read_name.get(name) or table.columns_by_name.get(name)
         if column is None:
             raise errors.invalid_key(table.logical_name)
+        if column.kind is ColumnKind.TEXT and isinstance(value, _Unquoted):
+            raise errors.invalid_key(table.logical_name)
         check_key_characters(column.name, value)
         by_column[column.name] = check_value(table, column, value)
     alternate = table.key_of(frozenset(by_column))
@@ -126,4 +134,4 @@ def _bare(text: str) -> Any:
         return int(text)
     if re.fullmatch(r"-?\d{1,18}\.\d{1,18}", text, re.ASCII):
         return float(text)
-    return text
+    return None if text == "null" else _Unquoted(text)

@@ -41,7 +41,7 @@ def cut(http: web.Request) -> Cut:
 
 async def hang(http: web.Request, faults: Faults, fault: Fault) -> Cut:
     """No answer, until the client goes or the fault is lifted."""
-    while faults.stands(fault) and _is_open(http):  # noqa: ASYNC110 - aiohttp has no event for a client that went
+    while faults.stands(fault) and _is_open(http):
         await asyncio.sleep(_POLL_SECONDS)
     return cut(http)
 

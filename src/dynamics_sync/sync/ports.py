@@ -1,4 +1,4 @@
-"""What the engine needs from the world. `dynamics` and `postgres` implement it, `sync.memory` does for small programs."""
+"""What the engine needs from the world. `dynamics` and `postgres` provide it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
