@@ -85,6 +85,14 @@ async def test_a_key_is_met_in_bulk_and_in_a_part_of_a_batch(client: Client) -> 
     assert await versions(client) == 2
 
 
+async def test_what_is_meant_for_all_requests_meets_a_batch_as_a_whole(client: Client) -> None:
+    await fault(client, kind="status", status=502, share=0.5)
+    parts = "--b\nContent-Type: application/http\n\nGET WhoAmI HTTP/1.1\n\n\n" * 10 + "--b--"
+    answers = [await client.batch(parts) for _ in range(20)]
+    assert {answer.status for answer in answers} == {200, 502}
+    assert {answer.body.count(b"HTTP/1.1 200") for answer in answers} == {0, 10}
+
+
 async def test_a_reset_that_meets_a_part_of_a_batch_cuts_the_whole(client: Client) -> None:
     await fault(client, kind="reset", key="A1", count=1)
     part = f"--b\nContent-Type: application/http\n\nPATCH {ROOT}/{PATH} HTTP/1.1\n\n" + '{"name":"x"}\n--b--'

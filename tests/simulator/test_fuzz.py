@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import aiohttp
@@ -224,16 +224,16 @@ def loop_of_our_own() -> Iterator[asyncio.Runner]:
 
 @pytest.fixture(scope="module")
 def fuzzed(loop_of_our_own: asyncio.Runner) -> Iterator[tuple[Simulator, Client]]:
-    async def running() -> AsyncIterator[tuple[Simulator, Client]]:
-        async with Simulator(SimulatorConfig(TABLES)) as simulator, aiohttp.ClientSession() as session:
-            client = Client(session, simulator.url)
-            await client.sign_in()
-            yield simulator, client
+    open_ones = AsyncExitStack()
 
-    simulators = running()
-    yield loop_of_our_own.run(anext(simulators))
-    with pytest.raises(StopAsyncIteration):
-        loop_of_our_own.run(anext(simulators))
+    async def started() -> tuple[Simulator, Client]:
+        simulator = await open_ones.enter_async_context(Simulator(SimulatorConfig(TABLES)))
+        client = Client(await open_ones.enter_async_context(aiohttp.ClientSession()), simulator.url)
+        await client.sign_in()
+        return simulator, client
+
+    yield loop_of_our_own.run(started())
+    loop_of_our_own.run(open_ones.aclose())
 
 
 @settings(

@@ -84,10 +84,8 @@ async def test_paging(dataverse: AsyncDataverseClient) -> None:
 
 async def test_upsert_one_and_many(dataverse: AsyncDataverseClient) -> None:
     await dataverse.records.upsert("account", [UpsertItem({"accountnumber": "A'1"}, {"name": "one"})])
-    items: list[UpsertItem | dict[str, Any]] = [
-        UpsertItem({"accountnumber": key}, {"name": f"of {key}"}) for key in ("A'1", "A2")
-    ]
-    await dataverse.records.upsert("account", items)
+    two = [UpsertItem({"accountnumber": key}, {"name": f"of {key}"}) for key in ("A'1", "A2")]
+    await dataverse.records.upsert("account", [*two])
     assert await all_names(dataverse) == ["of A'1", "of A2"]
     pair = UpsertItem({"number": 1, "region": "N"}, {"firstname": "x"})
     await dataverse.records.upsert("contact", [pair])

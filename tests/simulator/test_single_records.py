@@ -89,7 +89,17 @@ async def test_a_new_rows_body_wins_over_the_address_and_an_old_ones_is_dropped(
     assert (await client("GET", "accounts(accountnumber='B1')")).status == 200
 
 
-@pytest.mark.parametrize("path", ["contacts(number=1)", "contacts(nothing='x')", "accounts(x)", "accounts()"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "contacts(number=1)",
+        "contacts(nothing='x')",
+        "accounts(x)",
+        "accounts()",
+        "accounts(accountnumber=null)",
+        "accounts(accountnumber=A1)",
+    ],
+)
 async def test_an_undeclared_key_is_refused(client: Client, path: str) -> None:
     answer = await client("PATCH", path, {})
     assert answer.status == 400

@@ -123,7 +123,7 @@ class Clock:
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait, five seconds at most, until something has come about."""
     async with asyncio.timeout(5):
-        while not await condition():  # noqa: ASYNC110 - what is waited for is on the other side of a socket
+        while not await condition():
             await asyncio.sleep(0.01)
 
 
