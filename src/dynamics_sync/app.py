@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import uvicorn
+from pydantic import SecretStr
 
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError, MappingError
@@ -94,6 +95,19 @@ def _simulated_column(column: MappedColumn) -> Column:
         return Column(name, ColumnKind.LOOKUP, navigation_property=column.to, lookup_target=target)
     kinds = {MappedKind.DATE: ColumnKind.DATE, MappedKind.DATETIME: ColumnKind.DATETIME}
     return Column(column.to, kinds.get(column.kind, ColumnKind.TEXT))
+
+
+def with_simulator(settings: Settings, url: str) -> Settings:
+    """The settings for a simulator at that address."""
+    return settings.model_copy(
+        update={
+            "dynamics_url": url,
+            "authority_url": url,
+            "tenant_id": "demo",
+            "client_id": "demo",
+            "client_secret": SecretStr("demo"),
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)

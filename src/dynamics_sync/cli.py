@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
-from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
@@ -125,20 +124,7 @@ async def _dynamics_or_simulator(settings: Settings) -> AsyncIterator[Settings]:
             f"[bold yellow]No DYNAMICS_SYNC_DYNAMICS_URL is set: changes go to a SIMULATOR at {simulator.url}, "
             "not to Dynamics 365.[/]"
         )
-        yield with_simulator(settings, simulator.url)
-
-
-def with_simulator(settings: Settings, url: str) -> Settings:
-    """The settings for a simulator at that address."""
-    return settings.model_copy(
-        update={
-            "dynamics_url": url,
-            "authority_url": url,
-            "tenant_id": "demo",
-            "client_id": "demo",
-            "client_secret": SecretStr("demo"),
-        }
-    )
+        yield app.with_simulator(settings, simulator.url)
 
 
 @commands.command()

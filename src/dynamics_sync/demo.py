@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamics_sync import app
-from dynamics_sync.cli import with_simulator
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.core.operation import QueueStatus
@@ -211,7 +210,7 @@ async def _tell(console: Console, database_url: str) -> bool:
     await migrate(database_url)
     tables = app.simulator_tables(app.read_mapping(None))
     async with Simulator(SimulatorConfig(tables)) as simulator, aiohttp.ClientSession() as http:
-        settings = with_simulator(
+        settings = app.with_simulator(
             load_settings(database_url=database_url, mapping=None, enabled=True), simulator.url
         ).model_copy(update={"cool_down_seconds": COOL_DOWN_SECONDS, "base_delay_ms": 300, "poll_seconds": 0.2})
         async with app.open_engine(settings, database_url) as engine, await connect(database_url) as user:

@@ -260,8 +260,9 @@ begin
     raise exception 'dynamics_sync.resync: % is not watched', source
       using hint = 'Call dynamics_sync.watch for it first.';
   end if;
-  execute format('select count(dynamics_sync.mark_dirty($1, $2, %I::text)::text) from %s', arguments[2], source)
-    into marked using arguments[1], arguments[3];
+  execute format('select dynamics_sync.mark_dirty($1, $2, %I::text) from %s', arguments[2], source)
+    using arguments[1], arguments[3];
+  get diagnostics marked = row_count;
   perform pg_notify('dynamics_sync', arguments[1]);
   return marked;
 end

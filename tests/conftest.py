@@ -1,0 +1,62 @@
+"""Fixtures: real PostgreSQL servers. What a machine lacks is left out with one line that names it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from support.postgres import SERVERS, Cluster, binaries, cluster
+
+REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
+HOW_TO_GET = {"pg15": "PostgreSQL 15 is not installed: apt-get install postgresql-15"}
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[dict[str, Cluster]]:
+    """Servers by name, started when first asked for."""
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        started: dict[str, Cluster] = {}
+
+        class Started(dict[str, Cluster]):
+            def __missing__(self, name: str) -> Cluster:
+                found = binaries(name)
+                if found is None:
+                    (pytest.fail if REQUIRE_ALL else pytest.skip)(HOW_TO_GET[name])
+                started[name] = self[name] = stack.enter_context(cluster(found))
+                return started[name]
+
+        yield Started()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        every = metafunc.definition.get_closest_marker("every_postgres")
+        metafunc.parametrize("server", SERVERS if every else ["pg18"], indirect=True)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Cluster:
+    """The server that the test runs on."""
+    return clusters[request.param]
+
+
+@pytest.fixture
+def database(server: Cluster) -> Iterator[str]:
+    """The address of a fresh, migrated database."""
+    with server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(server: Cluster) -> Iterator[str]:
+    """The address of a database without our schema."""
+    with server.database(migrated=False) as url:
+        yield url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])}
+    for reason in sorted(reasons):
+        terminalreporter.write_line(f"LEFT OUT: {reason.removeprefix('Skipped: ')}", yellow=True)

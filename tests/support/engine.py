@@ -1,0 +1,107 @@
+"""The whole engine on real parts: a worker, a PostgreSQL, the simulator, sockets in between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+
+from dynamics_sync import app
+from dynamics_sync.postgres.connections import Connection, connect
+from dynamics_sync.settings import Settings, load_settings
+from dynamics_sync.simulator import Simulator, SimulatorConfig
+
+ENTITY_SET = "hlf_certifications"
+
+
+@dataclass
+class Stage:
+    """What a test acts on."""
+
+    user: Connection
+    engine: app.Engine
+    http: aiohttp.ClientSession
+    simulator: Simulator
+    mentor: UUID
+    chapter: UUID
+
+    async def issue(self, status: str = "active") -> str:
+        cursor = await self.user.execute(
+            "insert into public.certifications (peer_mentor_id, chapter_id, status, expires_on) "
+            "values (%s, %s, %s, '2027-01-31') returning id::text",
+            [self.mentor, self.chapter, status],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        return str(row[0])
+
+    async def fault(self, **declared: object) -> None:
+        async with self.http.post(f"{self.simulator.url}/_simulator/faults", json=declared) as response:
+            assert response.status in (200, 201), await response.text()
+
+    async def lift_faults(self) -> None:
+        async with self.http.delete(f"{self.simulator.url}/_simulator/faults") as response:
+            assert response.status in (200, 204)
+
+    async def requests(self) -> list[dict[str, Any]]:
+        async with self.http.get(f"{self.simulator.url}/_simulator/requests") as response:
+            return [noted for noted in await response.json() if noted["entity_set"] == ENTITY_SET]
+
+    async def record(self, key: str) -> dict[str, Any] | None:
+        async with self.http.get(f"{self.simulator.url}/_simulator/records/{ENTITY_SET}") as response:
+            return {record["key"]: record["attributes"] for record in await response.json()}.get(key)
+
+    async def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return await (await self.user.execute(query.encode(), parameters)).fetchall()
+
+    async def queue(self) -> list[tuple[Any, ...]]:
+        """Status, attempt count, reason and error code of each entry, oldest first."""
+        return await self.rows(
+            "select status, attempt_count, failure_reason, error_code from public.dynamics_sync_retry_queue "
+            "order by created_at"
+        )
+
+    async def settled(self) -> None:
+        """Until nothing waits in the outbox."""
+        await self.until("select count(*) = 0 from dynamics_sync.outbox")
+
+    async def until(self, condition: str) -> None:
+        async with asyncio.timeout(15):
+            while not (await self.rows(condition))[0][0]:
+                await asyncio.sleep(0.02)
+
+
+def engine_settings(database_url: str, simulator_url: str, **overrides: object) -> Settings:
+    """Fast settings against a simulator."""
+    fast: dict[str, object] = {"base_delay_ms": 10, "cool_down_seconds": 0.4, "poll_seconds": 0.05}
+    return app.with_simulator(load_settings(database_url=database_url, **(fast | overrides)), simulator_url)
+
+
+@asynccontextmanager
+async def stage(database_url: str, *, working: bool = True, **overrides: object) -> AsyncIterator[Stage]:
+    """Everything running; the worker too, unless a test wants to start it itself."""
+    tables = app.simulator_tables(app.read_mapping(None))
+    async with (
+        Simulator(SimulatorConfig(tables)) as simulator,
+        aiohttp.ClientSession() as http,
+        await connect(database_url) as user,
+    ):
+        settings = engine_settings(database_url, simulator.url, **overrides)
+        async with app.open_engine(settings, database_url) as engine:
+            organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
+            await user.execute("insert into public.organisations values (%s, 'HLF')", [organisation])
+            await user.execute("insert into public.chapters values (%s, %s, 'Oslo')", [chapter, organisation])
+            await user.execute(
+                "insert into public.peer_mentors (id, chapter_id, display_name) values (%s, %s, 'Kari Nordmann')",
+                [mentor, chapter],
+            )
+            job = asyncio.create_task(app.run_worker(engine, settings)) if working else None
+            try:
+                yield Stage(user, engine, http, simulator, mentor, chapter)
+            finally:
+                engine.worker.stop()
+                if job is not None:
+                    await job

