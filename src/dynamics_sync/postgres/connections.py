@@ -24,6 +24,9 @@ AS_SERVICE_ROLE = "set local role service_role"
 
 AS_OURSELVES = "reset role"
 
+WITHOUT_WAITING = "set local synchronous_commit = off"
+"""For claims and settlements: a server that crashes may forget the last ones, and their records are sent once more."""
+
 
 def make_pool(database_url: str, size: int) -> Pool:
     """A pool of up to `size` connections, not yet open."""
@@ -55,6 +58,16 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """A connection in a transaction. psycopg's errors leave it as DatabaseError, without a word of the row."""
     try:
         async with pool.connection() as connection, connection.transaction():
+            yield connection
+    except psycopg.Error as error:
+        raise translated(error) from None
+
+
+@asynccontextmanager
+async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
+    """A transaction whose statements travel together, begin and commit included. Read results after the block."""
+    try:
+        async with pool.connection() as connection, connection.pipeline(), connection.transaction():
             yield connection
     except psycopg.Error as error:
         raise translated(error) from None

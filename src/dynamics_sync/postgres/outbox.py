@@ -12,7 +12,15 @@ from uuid import uuid4
 from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, SyncOperation
 from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, reading_from
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
+from dynamics_sync.postgres.connections import (
+    AS_OURSELVES,
+    AS_SERVICE_ROLE,
+    WITHOUT_WAITING,
+    Connection,
+    Pool,
+    one_trip,
+    transaction,
+)
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
@@ -130,12 +138,12 @@ class PostgresOutbox:
             "claim_id": claim_id,
             "lease_seconds": self._lease_seconds,
         }
-        async with transaction(self._pool) as connection:
-            async with connection.pipeline():
-                claimed = await connection.execute(CLAIM, parameters)
-                circuit = await connection.execute(SELECT_CIRCUIT, parameters)
-            rows = await claimed.fetchall()
-            reading = reading_from(await circuit.fetchone())
+        async with one_trip(self._pool) as connection:
+            await connection.execute(WITHOUT_WAITING)
+            claimed = await connection.execute(CLAIM, parameters)
+            circuit = await connection.execute(SELECT_CIRCUIT, parameters)
+        rows = await claimed.fetchall()
+        reading = reading_from(await circuit.fetchone())
         return Claim([self._operation(row, claim_id) for row in rows], reading)
 
     async def renew(self, operation: SyncOperation) -> bool:
@@ -165,6 +173,7 @@ class PostgresOutbox:
         given = self._given(operations)
         async with transaction(self._pool) as connection:
             async with connection.pipeline():
+                await connection.execute(WITHOUT_WAITING)
                 deleted = await connection.execute(DELETE_UNCHANGED, given)
                 freed = await connection.execute(FREE_CHANGED, given)
                 await connection.execute(NOTE_STATE, given | {"etags": [applied.etag for _, applied in batch]})

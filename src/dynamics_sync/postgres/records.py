@@ -75,8 +75,8 @@ class PostgresRecords:
             raise translated(error) from None
 
     async def _select(self, table: _Table, keys: Sequence[str]) -> dict[str, MappingOf[str, object]]:
-        async with self._pool.connection() as connection, connection.transaction():
-            async with connection.pipeline():
+        async with self._pool.connection() as connection:
+            async with connection.pipeline(), connection.transaction():
                 await connection.execute(AS_SERVICE_ROLE)
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(table.query, [list(keys)])
