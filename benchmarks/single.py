@@ -84,7 +84,7 @@ async def through_the_worker(database_url: str, url: str) -> float:
         working = asyncio.create_task(engine.worker.run())
         began = time.perf_counter()
         while await engine.stores.waiting():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         seconds = time.perf_counter() - began
         engine.worker.stop()
         await working

@@ -24,9 +24,6 @@ AS_SERVICE_ROLE = "set local role service_role"
 
 AS_OURSELVES = "reset role"
 
-WITHOUT_WAITING = "set local synchronous_commit = off"
-"""For claims and settlements: a server that crashes may forget the last ones, and their records are sent once more."""
-
 
 def make_pool(database_url: str, size: int) -> Pool:
     """A pool of up to `size` connections, not yet open."""
