@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     base_delay_ms: Annotated[int, Field(ge=0)] = 2000
     request_timeout_seconds: Positive = 30.0
     poll_seconds: Positive = 1.0
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 64
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 48
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     data_dir: Path = Path(".dynamics-sync")

