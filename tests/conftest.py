@@ -1,7 +1,7 @@
 """Fixtures: real PostgreSQL servers. What a machine lacks is left out with one line that names it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -54,6 +54,16 @@ def empty_database(server: Cluster) -> Iterator[str]:
     """The address of a database without our schema."""
     with server.database(migrated=False) as url:
         yield url
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With DYNAMICS_SYNC_TEST_REQUIRE_ALL=1, what would be left out has failed, for whatever reason."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"left out, but everything is required: {report.longrepr}"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

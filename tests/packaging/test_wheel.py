@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,16 +23,3 @@ def test_the_wheel_does_the_main_job(tmp_path: Path) -> None:
     run(fresh / "python", "-m", "pip", "install", "-q", "--no-deps", wheel, cwd=tmp_path)
     assert "simulator" in run(fresh / "dynamics-sync", "--help", cwd=tmp_path)
     assert "Nothing was lost" in run(fresh / "dynamics-sync", "demo", cwd=tmp_path)
-
-
-def test_lock_files_name_no_address() -> None:
-    for lock in (ROOT / "requirements").glob("*.txt"):
-        assert "://" not in lock.read_text()
-
-
-def test_every_dependency_has_its_reason() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    reasons = (ROOT / "ARCHITECTURE.md").read_text().split("## Dependencies")[1]
-    for dependency in project["dependencies"]:
-        name = dependency.split(">=")[0].split("[")[0]
-        assert name in reasons
