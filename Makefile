@@ -48,7 +48,7 @@ lock: $(VENV)/.python  ## write requirements/*.txt anew
 	done
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .dynamics-sync .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .dynamics-sync .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
