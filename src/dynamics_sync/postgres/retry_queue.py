@@ -14,7 +14,7 @@ from psycopg.rows import class_row
 
 from dynamics_sync.core.operation import FailedAttempt, QueueStatus, SyncOperation
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
-from dynamics_sync.postgres.outbox import DELETE_UNCHANGED, FREE_CHANGED, given, note_attempts
+from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
 
 INSERT = """
@@ -55,7 +55,6 @@ returning id, target, source_table, record_key, operation_type
 """
 
 # Marked dirty again, with a fresh count: the record goes the one road that every change goes.
-TO_OUTBOX = "select dynamics_sync.mark_dirty(%s, %s, %s, %s)"
 FRESH_COUNT = """
 update dynamics_sync.outbox set attempts = 0 where (target, source_table, record_key) = (%s, %s, %s)
 """
@@ -104,9 +103,7 @@ class PostgresRetryQueue:
         async with transaction(self._pool) as connection:
             await connection.execute(STATEMENT_TIMEOUT)
             if operation.claim_id is not None:
-                claimed = given(operation.target, [operation])
-                await connection.execute(DELETE_UNCHANGED, claimed)
-                await connection.execute(FREE_CHANGED, claimed)
+                await connection.execute(GIVE_BACK, claimed([operation]))
                 await note_attempts(connection, operation, failure.failures)
             await connection.execute(AS_SERVICE_ROLE)
             cursor = await connection.execute(INSERT, _row(failure))
@@ -150,7 +147,7 @@ class PostgresRetryQueue:
         async with transaction(self._pool) as connection:
             changed = await self._change(connection, REPLAY, ids, actor, "replay", None)
             for _, target, source_table, record_key, operation_type in changed:
-                await connection.execute(TO_OUTBOX, [target, source_table, record_key, operation_type])
+                await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
                 await connection.execute(FRESH_COUNT, [target, source_table, record_key])
             for target in {row[1] for row in changed}:
                 await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
