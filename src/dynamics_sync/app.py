@@ -179,15 +179,17 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         async with await connect(database_url) as connection:
             key_types = await check_mapping(connection, mapping, TARGET)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock)
-        records = PostgresRecords(stores.pool, mapping, key_types)
+        records = PostgresRecords(stores.pool, mapping, key_types, clock)
         gateway = DataverseGateway(
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
         )
-        worker = _worker(settings, stores, gateway, StoppableClock(clock))
+        worker = _worker(settings, stores, gateway, records, StoppableClock(clock))
         yield Engine(worker, stores, gateway, tokens, database_url)
 
 
-def _worker(settings: Settings, stores: Stores, gateway: DataverseGateway, clock: StoppableClock) -> Worker:
+def _worker(
+    settings: Settings, stores: Stores, gateway: DataverseGateway, records: PostgresRecords, clock: StoppableClock
+) -> Worker:
     send_timeout = _send_timeout(settings)
     worker_settings = WorkerSettings(
         concurrency=settings.concurrency,
@@ -211,6 +213,7 @@ def _worker(settings: Settings, stores: Stores, gateway: DataverseGateway, clock
         circuits=stores.circuits,
         outbox=outbox,
         leases=leased,
+        read_ahead=records.read_ahead,
         clock=clock,
         settings=worker_settings,
     )

@@ -6,7 +6,7 @@ request the lease is checked to last longer than the request may take (I3).
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -143,6 +143,7 @@ class Worker:
         circuits: CircuitStore,
         outbox: Outbox,
         leases: LeasedGateway,
+        read_ahead: Callable[[Sequence[SyncOperation]], Awaitable[None]],
         clock: StoppableClock,
         settings: WorkerSettings,
     ) -> None:
@@ -151,6 +152,7 @@ class Worker:
         self._circuits = circuits
         self._outbox = outbox
         self._leases = leases
+        self._read_ahead = read_ahead
         self._clock = clock
         self._settings = settings
         self.wake = asyncio.Event()
@@ -205,6 +207,9 @@ class Worker:
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(limit)
         self._breaker.observe(claim.reading)
+        if claim.operations:
+            with contextlib.suppress(DatabaseError):  # then each is read when it is sent
+                await self._read_ahead(claim.operations)
         for operation in claim.operations:
             self._held += 1
             self._leases.begin(operation, claimed_at)
