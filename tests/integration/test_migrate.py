@@ -278,6 +278,22 @@ async def test_since_postgresql_16_an_owner_may_make_the_roles_without_being_sup
     assert await can_use_the_queue(app)
 
 
+async def test_no_row_hides_behind_row_level_security_from_a_truncate_or_a_resync(superuser: str, app: str) -> None:
+    with psycopg.connect(superuser, autocommit=True) as admin:
+        for statement in await statements_asked_for(app):
+            admin.execute(statement.encode())
+    await migrate(app)
+    with psycopg.connect(app, autocommit=True) as owner:
+        owner.execute("create table public.things (id text primary key)")
+        owner.execute("insert into public.things values ('a')")
+        owner.execute("alter table public.things enable row level security, force row level security")
+        owner.execute("select dynamics_sync.watch('public.things')")
+        assert owner.execute("select dynamics_sync.resync('public.things')").fetchone() == (1,)
+        assert waiting(owner) == [("public.things", "a", "upsert")]
+        owner.execute("truncate public.things")
+        assert waiting(owner) == [("public.things", "a", "delete")]
+
+
 async def test_a_service_role_that_would_not_see_every_row_is_refused(superuser: str, app: str) -> None:
     with psycopg.connect(superuser, autocommit=True) as admin:
         admin.execute("create role service_role")
