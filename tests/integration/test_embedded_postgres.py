@@ -8,18 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from dynamics_sync.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries, wheel_binaries
+from dynamics_sync.postgres.binaries import EmbeddedPostgresError, find_binaries, wheel_binaries
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dynamics_sync.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from dynamics_sync.postgres.binaries import wheel_binaries
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1]), wheel_binaries(), durable=False):
     print("ready", flush=True)
     time.sleep(60)
@@ -50,10 +52,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
-    while not gone(pid):
-        assert time.monotonic() < deadline, "the server outlived its parent"
+def wait_until(happened: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)
 
 
@@ -144,7 +146,19 @@ def test_it_ends_with_the_program_that_started_it(directory: Path, number: signa
         assert parent.stdout.readline() == b"ready\n"
         pid = postmaster(directory)
         parent.send_signal(number)
-    wait_until_gone(pid)
+    wait_until(lambda: gone(pid), "the server outlived its parent")
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path) -> None:
+    directory.mkdir()
+    environment = {**os.environ, "TMPDIR": str(directory), "PG_BINDIR": str(wheel_binaries())}
+    demo = [sys.executable, "-c", "from dynamics_sync.cli import main; main()", "demo"]
+    with subprocess.Popen(demo, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: any(directory.glob("*/server.json")), "the demo did not start a server")
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, b"")
+    assert list(directory.iterdir()) == []
 
 
 def test_as_root_it_runs_as_nobody_from_a_closed_directory_without_opening_it(directory: Path) -> None:
@@ -162,3 +176,31 @@ def test_as_root_it_runs_as_nobody_from_a_closed_directory_without_opening_it(di
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     with pytest.raises(EmbeddedPostgresError, match="DYNAMICS_SYNC_DATA_DIR"):
         server(closed / "postgres").start()
+
+
+def test_as_root_a_temporary_directory_that_nobody_can_enter_is_told(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    if os.geteuid() != 0:
+        return
+    directory.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    with pytest.raises(EmbeddedPostgresError, match="name another directory in TMPDIR"):
+        server(None).start()
+    assert list(directory.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told(directory: Path) -> None:
+    directory.write_text("a file, where a directory is wanted")
+    with pytest.raises(EmbeddedPostgresError, match="DYNAMICS_SYNC_DATA_DIR"):
+        server(directory).start()
+
+
+def test_programs_that_cannot_be_run_are_told(directory: Path) -> None:
+    programs = directory.parent / "bin"
+    programs.mkdir()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text("no program")
+        (programs / name).chmod(0o755)
+    with pytest.raises(EmbeddedPostgresError, match="PG_BINDIR"):
+        EmbeddedPostgres(directory, programs).start()

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dynamics_sync.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from dynamics_sync.postgres.binaries import wheel_binaries
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
