@@ -53,7 +53,7 @@ console = Console()
 def main() -> NoReturn:
     """The entry point: errors of ours become one message on stderr and exit status 1."""
     configure_logging()
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         commands(standalone_mode=True)
     except DynamicsSyncError as error:
@@ -63,9 +63,12 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """An orderly end, in which an embedded server is stopped and what was temporary removed."""
-    sys.exit(128 + number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does, in order: an embedded server is stopped, what was temporary removed."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a shell's background job ignores Ctrl-C
+        sys.exit(128 + number)
+    handler(signal.SIGINT, frame)
 
 
 def fail(message: str) -> NoReturn:

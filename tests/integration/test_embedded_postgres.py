@@ -149,15 +149,16 @@ def test_it_ends_with_the_program_that_started_it(directory: Path, number: signa
     wait_until(lambda: gone(pid), "the server outlived its parent")
 
 
-def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path) -> None:
+@pytest.mark.parametrize("moment", ["*/data.unfinished/PG_VERSION", "*/server.json"])
+def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path, moment: str) -> None:
     directory.mkdir()
     environment = {**os.environ, "TMPDIR": str(directory), "PG_BINDIR": str(wheel_binaries())}
     demo = [sys.executable, "-c", "from dynamics_sync.cli import main; main()", "demo"]
     with subprocess.Popen(demo, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        wait_until(lambda: any(directory.glob("*/server.json")), "the demo did not start a server")
+        wait_until(lambda: any(directory.glob(moment)), "the demo did not come that far")
         process.terminate()
         _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (128 + signal.SIGTERM, b"")
+    assert (process.returncode, errors) == (128 + signal.SIGINT, b"")
     assert list(directory.iterdir()) == []
 
 

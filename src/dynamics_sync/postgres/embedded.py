@@ -105,7 +105,7 @@ class EmbeddedPostgres:
         self._launch(replace(noted, bindir=bindir), programs)
 
     def stop(self) -> None:
-        """Stop the server if this object started it, and remove what was temporary."""
+        """Stop the server, or what is making its cluster, if this object started it; remove what was temporary."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # fast shutdown
             try:
@@ -131,10 +131,11 @@ class EmbeddedPostgres:
             *("--pgdata", str(unfinished), "--username", "postgres", "--encoding", "UTF8", "--locale", "C"),
             *("--auth", "scram-sha-256", "--pwfile", str(password_file), "--no-sync"),
         ]
-        process = self._spawn(programs / "initdb", command)
-        process.wait()
+        self._process = self._spawn(programs / "initdb", command)
+        failed = self._process.wait() != 0
+        self._process = None
         password_file.unlink()
-        if process.returncode != 0:
+        if failed:
             raise self._failed("could not make a cluster")
         self._write_private(self._directory / "server.json", note.as_json())
         unfinished.rename(self._data)
