@@ -149,16 +149,36 @@ def test_it_ends_with_the_program_that_started_it(directory: Path, number: signa
     wait_until(lambda: gone(pid), "the server outlived its parent")
 
 
-@pytest.mark.parametrize("moment", ["*/data.unfinished/PG_VERSION", "*/server.json"])
-def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path, moment: str) -> None:
+@pytest.fixture
+def endless(directory: Path) -> Path:
+    """The binaries of a server whose cluster is never finished."""
+    programs = directory.parent / "bin"
+    programs.mkdir()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text('#!/bin/sh\nwhile :; do n=$((n + 1)); mkdir -p "$2/$n"; done\n')
+        (programs / name).chmod(0o755)
+    return programs
+
+
+def end_the_demo(directory: Path, binaries: Path, moment: str) -> tuple[int, bytes]:
+    """Its exit status and what it said, when SIGTERM comes at the moment when such a file is there."""
     directory.mkdir()
-    environment = {**os.environ, "TMPDIR": str(directory), "PG_BINDIR": str(wheel_binaries())}
+    environment = {**os.environ, "TMPDIR": str(directory), "PG_BINDIR": str(binaries)}
     demo = [sys.executable, "-c", "from dynamics_sync.cli import main; main()", "demo"]
     with subprocess.Popen(demo, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_until(lambda: any(directory.glob(moment)), "the demo did not come that far")
         process.terminate()
         _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (128 + signal.SIGINT, b"")
+    return process.returncode, errors
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path) -> None:
+    assert end_the_demo(directory, wheel_binaries(), "*/server.json") == (128 + signal.SIGINT, b"")
+    assert list(directory.iterdir()) == []
+
+
+def test_neither_does_one_that_is_making_its_cluster(directory: Path, endless: Path) -> None:
+    assert end_the_demo(directory, endless, "*/data.unfinished") == (128 + signal.SIGINT, b"")
     assert list(directory.iterdir()) == []
 
 
