@@ -290,6 +290,29 @@ begin
 end
 $$;
 
+-- The keys of all rows. It runs as service_role, as row-level security hides rows even from a table's owner.
+do $do$
+declare
+  installer constant name := current_user;
+begin
+  grant usage, create on schema dynamics_sync to service_role;
+  set local role service_role;
+  create function dynamics_sync.keys_of(source regclass, key_column name) returns setof text
+  language plpgsql
+  security definer
+  set search_path = ''
+  as $$
+  begin
+    return query execute format('select %I::text from %s', key_column, source);
+  end
+  $$;
+  revoke execute on function dynamics_sync.keys_of from public, anon, authenticated, service_role;
+  execute format('grant execute on function dynamics_sync.keys_of to %I', installer);
+  reset role;
+  revoke all on schema dynamics_sync from service_role;
+end
+$do$;
+
 -- TRUNCATE fires no row trigger: without this one, Dynamics would keep what the table has lost.
 create function dynamics_sync.capture_truncate() returns trigger
 language plpgsql
@@ -297,9 +320,8 @@ security definer
 set search_path = ''
 as $$
 begin
-  execute format(
-    'select dynamics_sync.mark_dirty($1, $2, %I::text, ''delete'') from %I.%I', tg_argv[1], tg_table_schema, tg_table_name
-  ) using tg_argv[0], tg_argv[2];
+  perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
+  from dynamics_sync.keys_of(tg_relid, tg_argv[1]) as key;
   perform pg_notify('dynamics_sync', tg_argv[0]);
   return null;
 end
@@ -388,8 +410,8 @@ begin
     raise exception 'dynamics_sync.resync: % is not watched', source
       using hint = 'Call dynamics_sync.watch for it first.';
   end if;
-  execute format('select dynamics_sync.mark_dirty($1, $2, %I::text) from %s', arguments[2], source)
-    using arguments[1], arguments[3];
+  perform dynamics_sync.mark_dirty(arguments[1], arguments[3], key)
+  from dynamics_sync.keys_of(source, arguments[2]) as key;
   get diagnostics marked = row_count;
   perform pg_notify('dynamics_sync', arguments[1]);
   return marked;
