@@ -18,6 +18,9 @@ from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import CircuitStore, Clock, Gateway, Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
+REST_SECONDS = 1.0
+"""How long a worker rests before it claims a record again that came back although the circuit is closed."""
+
 
 class LeaseLostError(DynamicsSyncError):
     """Another worker holds the record now; it is that one's to send."""
@@ -145,6 +148,7 @@ class Worker:
         self.wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._cautious = True
+        self._came_back = False
 
     @property
     def in_flight(self) -> int:
@@ -176,6 +180,7 @@ class Worker:
         """Claim what may be sent now; give the seconds to rest before the next look."""
         if not await self._room():
             return 0.0
+        came_back, self._came_back = self._came_back, False
         self.wake.clear()
         if not self._breaker.believes_healthy:
             reading = await self._circuits.load()
@@ -183,6 +188,8 @@ class Worker:
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
+        if came_back:
+            return min(REST_SECONDS, self._settings.poll_seconds)
         limit = 1 if self._cautious else self._settings.concurrency - len(self._tasks)
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(limit)
@@ -228,14 +235,14 @@ class Worker:
                 await self._outbox.settle(operation, result)
                 emit("sync.applied", "debug", attempts=result.attempts, certification_id=operation.record_key)
             case Deferred(attempts, _, failures):
-                self._cautious = True
+                self._cautious = self._came_back = True
                 await self._outbox.release(operation, attempts, failures)
             case Queued():
                 self._cautious &= result.status is not QueueStatus.REQUIRES_INVESTIGATION
 
     async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
         """Release the lease if the database lets us; otherwise it ends by itself."""
-        self._cautious = True
+        self._cautious = self._came_back = True
         emit(
             "sync.interrupted",
             "warning",
