@@ -184,7 +184,7 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session,
     ):
         key_types = await check_capture(mapping, database_url)
-        tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock)
+        tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, key_types)
         gateway = DataverseGateway(
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
