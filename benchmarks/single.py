@@ -84,7 +84,7 @@ async def through_the_worker(database_url: str, url: str) -> float:
             "update public.certifications set status = case status when 'active' then 'expired' else 'active' end"
         )
         began = time.perf_counter()
-        working = asyncio.create_task(app.run_worker(engine, settings))
+        working = asyncio.create_task(app.run_worker(engine))
         while engine.worker.in_flight or await engine.stores.waiting():
             await asyncio.sleep(0.02)
         seconds = time.perf_counter() - began

@@ -39,7 +39,7 @@ from dynamics_sync.sync.clock import SystemClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import LeasedGateway, StoppableClock, Worker, WorkerSettings
-from dynamics_sync.web.health import Health, health_app
+from dynamics_sync.web.health import Check, Health, health_app
 
 TARGET = "dynamics"
 POOL_SIZE = 6
@@ -150,6 +150,16 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker)
 
 
+async def check_capture(mapping: Mapping, database_url: str) -> dict[str, str]:
+    """Make sure that all that is mapped is captured; give the type of each table's key column.
+
+    Raises:
+        DatabaseError, MappingError: what is wrong, and what to do.
+    """
+    async with await connect(database_url) as connection:
+        return await check_mapping(connection, mapping, TARGET)
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
     """A worker with all that it needs."""
@@ -176,9 +186,8 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         open_stores(settings, database_url) as stores,
         open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session,
     ):
-        async with await connect(database_url) as connection:
-            key_types = await check_mapping(connection, mapping, TARGET)
-        tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock)
+        key_types = await check_capture(mapping, database_url)
+        tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, key_types, clock)
         gateway = DataverseGateway(
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
@@ -278,11 +287,8 @@ async def check_dynamics(engine: Engine) -> None:
     )
 
 
-async def run_worker(engine: Engine, settings: Settings) -> None:
+async def run_worker(engine: Engine) -> None:
     """Work until the worker is stopped or this is cancelled."""
-    if not settings.enabled:
-        emit("worker.disabled", "warning")
-        await asyncio.Event().wait()
     gc.set_threshold(GARBAGE_THRESHOLD)
     listening = asyncio.create_task(listen(engine.database_url, engine.worker.wake))
     try:
@@ -316,20 +322,23 @@ def listen_for_health(settings: Settings) -> socket.socket:
         ) from None
 
 
-def health_server(engine: Engine) -> HealthServer:
-    """The health pages as a server, not yet running."""
+def health_server(stores: Stores, tokens: Tokens | None = None) -> HealthServer:
+    """The health pages as a server, not yet running. Without tokens they don't ask for one."""
 
     async def database_answers() -> None:
-        async with transaction(engine.stores.pool) as connection:
+        async with transaction(stores.pool) as connection:
             await connection.execute("select 1")
 
     async def schema_fits() -> None:
-        async with transaction(engine.stores.pool) as connection:
+        async with transaction(stores.pool) as connection:
             await check_schema(connection)
 
-    async def token_is_had() -> None:
-        await engine.tokens.get()
+    checks: dict[str, Check] = {"database": database_answers, "schema": schema_fits}
+    if tokens is not None:
 
-    checks = {"database": database_answers, "schema": schema_fits, "token": token_is_had}
-    app = health_app(Health(checks, engine.stores.breaker.status))
+        async def token_is_had() -> None:
+            await tokens.get()
+
+        checks["token"] = token_is_had
+    app = health_app(Health(checks, stores.breaker.status))
     return HealthServer(uvicorn.Config(app, log_config=None, access_log=False))

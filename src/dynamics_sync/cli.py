@@ -25,6 +25,7 @@ from dynamics_sync.postgres.migrate import migrate as apply_migrations
 from dynamics_sync.postgres.retry_queue import QueueEntry
 from dynamics_sync.settings import Settings, load_settings, operator_name
 from dynamics_sync.simulator import Simulator, SimulatorConfig, load_tables
+from dynamics_sync.sync.events import emit
 from dynamics_sync.web.health import circuit_document
 
 T = TypeVar("T")
@@ -104,22 +105,35 @@ def run(
 async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None:
     if settings.database_url is None:
         await apply_migrations(url)
+    if not settings.enabled:
+        await app.check_capture(app.read_mapping(settings.mapping), url)
+        async with app.open_stores(settings, url) as stores:
+            emit("worker.disabled", "warning")
+            await _serve(settings, app.health_server(stores) if web else None, None)
+        return
     async with _dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
         await app.check_dynamics(engine)
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        server = app.health_server(engine)
-        jobs: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
-        if worker:
-            jobs.append(asyncio.create_task(app.run_worker(engine, settings)))
-        if web:
-            jobs.append(asyncio.create_task(server.serve([app.listen_for_health(settings)])))
-        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+        server = app.health_server(engine.stores, engine.tokens) if web else None
+        await _serve(settings, server, engine if worker else None)
+
+
+async def _serve(settings: Settings, server: app.HealthServer | None, engine: app.Engine | None) -> None:
+    """Run what there is until SIGTERM or Ctrl-C, then end it in order."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    jobs: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if server is not None:
+        jobs.append(asyncio.create_task(server.serve([app.listen_for_health(settings)])))
+    if engine is not None:
+        jobs.append(asyncio.create_task(app.run_worker(engine)))
+    await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    if engine is not None:
         engine.worker.stop()
+    if server is not None:
         server.should_exit = True
-        stop.set()
-        await asyncio.gather(*jobs)
+    stop.set()
+    await asyncio.gather(*jobs)
 
 
 @asynccontextmanager

@@ -216,7 +216,7 @@ async def _tell(console: Console, database_url: str) -> bool:
         async with app.open_engine(settings, database_url) as engine, await connect(database_url) as user:
             state = _State()
             story = _Story(user, engine, http, simulator.url, state)
-            working = asyncio.create_task(app.run_worker(engine, settings))
+            working = asyncio.create_task(app.run_worker(engine))
             try:
                 with Live(state, console=console, refresh_per_second=10):
                     await _acts(story)

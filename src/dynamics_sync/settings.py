@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
     base_delay_ms: Annotated[int, Field(ge=0)] = 2000
     request_timeout_seconds: Positive = 30.0
+    token_pause_seconds: Positive = 30.0
+    """How long the identity provider is left alone after it gave no token."""
     poll_seconds: Positive = 1.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 48
     host: str = "127.0.0.1"

@@ -3,36 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from dynamics_sync.cli import main; main()"]
-
-
-def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **{f"DYNAMICS_SYNC_{name.upper()}": value for name, value in settings.items()}}
-    return subprocess.run(
-        [*COMMAND, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in " ".join(done.stderr.split())
+from support.commands import COMMAND, free_port, refused, run
 
 
 def test_migrate_status_and_an_empty_queue(empty_database: str, tmp_path: Path) -> None:

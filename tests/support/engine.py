@@ -1,9 +1,11 @@
 """The whole engine on real parts: a worker, a PostgreSQL, the simulator, sockets in between."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -42,6 +44,11 @@ class Stage:
         async with self.http.post(f"{self.simulator.url}/_simulator/faults", json=declared) as response:
             assert response.status in (200, 201), await response.text()
 
+    async def credentials(self, **wish: object) -> None:
+        """Rotate the secret (`client_secret`) or end all tokens (`revoke`), at the identity provider."""
+        async with self.http.post(f"{self.simulator.url}/_simulator/credentials", json=wish) as response:
+            assert response.status == 204, await response.text()
+
     async def lift_faults(self) -> None:
         async with self.http.delete(f"{self.simulator.url}/_simulator/faults") as response:
             assert response.status in (200, 204)
@@ -73,6 +80,12 @@ class Stage:
             while not (await self.rows(condition))[0][0]:
                 await asyncio.sleep(0.02)
 
+    async def until_requests(self, count: int) -> None:
+        """Until so many have reached Dynamics."""
+        async with asyncio.timeout(15):
+            while len(await self.requests()) < count:
+                await asyncio.sleep(0.02)
+
 
 def engine_settings(database_url: str, simulator_url: str, **overrides: object) -> Settings:
     """Fast settings against a simulator."""
@@ -80,15 +93,23 @@ def engine_settings(database_url: str, simulator_url: str, **overrides: object) 
     return app.with_simulator(load_settings(database_url=database_url, **(fast | overrides)), simulator_url)
 
 
+def trusting(ca_file: Path | None) -> aiohttp.TCPConnector:
+    """Connections that trust the authority of that file, or the system's authorities."""
+    return aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=ca_file))
+
+
 @asynccontextmanager
-async def stage(database_url: str, *, working: bool = True, **overrides: object) -> AsyncIterator[Stage]:
+async def stage(
+    database_url: str, *, working: bool = True, simulated: Mapping[str, Any] | None = None, **overrides: object
+) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself."""
-    tables = app.simulator_tables(app.read_mapping(None))
+    config = SimulatorConfig(app.simulator_tables(app.read_mapping(None)), **(simulated or {}))
     async with (
-        Simulator(SimulatorConfig(tables)) as simulator,
-        aiohttp.ClientSession() as http,
+        Simulator(config) as simulator,
+        aiohttp.ClientSession(connector=trusting(simulator.ca_file)) as http,
         await connect(database_url) as user,
     ):
+        overrides = {"ca_file": simulator.ca_file} | overrides
         settings = engine_settings(database_url, simulator.url, **overrides)
         async with app.open_engine(settings, database_url) as engine:
             organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
@@ -98,7 +119,7 @@ async def stage(database_url: str, *, working: bool = True, **overrides: object)
                 "insert into public.peer_mentors (id, chapter_id, display_name) values (%s, %s, 'Kari Nordmann')",
                 [mentor, chapter],
             )
-            job = asyncio.create_task(app.run_worker(engine, settings)) if working else None
+            job = asyncio.create_task(app.run_worker(engine)) if working else None
             try:
                 yield Stage(user, engine, http, simulator, mentor, chapter)
             finally:

@@ -23,8 +23,9 @@ from dynamics_sync.core.outcome import (
     classify_removal,
     classify_write,
 )
+from dynamics_sync.dynamics.addresses import may_carry_secrets
 from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from, connection_error_code
-from dynamics_sync.dynamics.tokens import REFUSED_PAUSE_SECONDS, Tokens, is_loopback
+from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
 
 API_PATH = "/api/data/v9.2"
@@ -52,8 +53,8 @@ def check_dynamics_url(url: str) -> str:
     Raises:
         ConfigurationError: it is no https:// address, nor http:// on this machine.
     """
-    parts = urlsplit(url)
-    if (parts.hostname and parts.scheme == "https") or (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if may_carry_secrets(url):
+        parts = urlsplit(url)
         return f"{parts.scheme}://{parts.netloc}"
     raise ConfigurationError(
         "DYNAMICS_SYNC_DYNAMICS_URL must look like https://yourorg.crm4.dynamics.com. Plain http:// is taken only for "
@@ -153,7 +154,7 @@ class DataverseGateway:
         try:
             answer = await self._exchange(method, address, body, headers)
         except CredentialsError:
-            return NotReady("token", REFUSED_PAUSE_SECONDS)
+            return NotReady("token", self._tokens.pause_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return Transient(connection_error_code(error))
         return classify(answer)

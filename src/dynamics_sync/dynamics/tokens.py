@@ -6,7 +6,6 @@ the loopback address is served by the same form post, written out here.
 
 import asyncio
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -16,11 +15,11 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientSecretCredential
 
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
+from dynamics_sync.dynamics.addresses import may_carry_secrets
+from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock
 
 TOKEN_TIMEOUT_SECONDS = 10.0
-REFUSED_PAUSE_SECONDS = 30.0
-"""How long a refusal is remembered, so that a wrong secret does not hammer the identity provider."""
 RENEWAL_MARGIN_SECONDS = 300.0
 """A token is renewed this long before it expires, or after nine tenths of a shorter life."""
 
@@ -52,12 +51,17 @@ class TokenRequest(Protocol):
 
 
 class Tokens:
-    """One access token, shared by all requests; renewed early, and once however many tasks ask."""
+    """One access token, shared by all requests; renewed early, and once however many tasks ask.
 
-    def __init__(self, request: TokenRequest, scope: str, clock: Clock) -> None:
+    Args:
+        pause_seconds: how long a refusal is remembered, so that a wrong secret does not hammer the identity provider.
+    """
+
+    def __init__(self, request: TokenRequest, scope: str, clock: Clock, pause_seconds: float = 30.0) -> None:
         self._request = request
         self._scope = scope
         self._clock = clock
+        self.pause_seconds = pause_seconds
         self._token: Token | None = None
         self._renew_at = 0.0
         self._refusal: CredentialsError | None = None
@@ -68,7 +72,7 @@ class Tokens:
         """A token that Dynamics should accept.
 
         Raises:
-            CredentialsError: none can be had; for 30 s the answer stays the same without asking again.
+            CredentialsError: none can be had; for a while the answer stays the same without asking again.
         """
         if self._token is not None and self._clock.monotonic() < self._renew_at:
             return self._token.value
@@ -89,7 +93,8 @@ class Tokens:
         try:
             token = await self._request(self._scope)
         except CredentialsError as refusal:
-            self._refusal, self._refused_until = refusal, now + REFUSED_PAUSE_SECONDS
+            self._refusal, self._refused_until = refusal, self._clock.monotonic() + self.pause_seconds
+            emit("token.unavailable", "error", retry_after_seconds=self.pause_seconds)
             raise
         self._token, self._refusal = token, None
         self._renew_at = now + token.lifetime_seconds - min(RENEWAL_MARGIN_SECONDS, token.lifetime_seconds / 10)
@@ -100,27 +105,16 @@ def token_request(credentials: Credentials, clock: Clock) -> TokenRequest:
     """The way to the authority: azure-identity, or a form post to a plain http authority on the loopback address.
 
     Raises:
-        ConfigurationError: the authority is plain http on another host.
+        ConfigurationError: the authority is neither https nor on this machine.
     """
-    parts = urlsplit(credentials.authority_url)
-    if parts.scheme == "https" and parts.hostname:
+    if not may_carry_secrets(credentials.authority_url):
+        raise ConfigurationError(
+            "DYNAMICS_SYNC_AUTHORITY_URL must be an https:// address: the client secret is sent there. Plain http:// "
+            "is taken only for this machine itself (127.0.0.1, ::1, localhost)."
+        )
+    if urlsplit(credentials.authority_url).scheme == "https":
         return EntraRequest(credentials, clock)
-    if parts.scheme == "http" and is_loopback(parts.hostname):
-        return LoopbackRequest(credentials)
-    raise ConfigurationError(
-        "DYNAMICS_SYNC_AUTHORITY_URL must be an https:// address: the client secret is sent there. Plain http:// is "
-        "taken only for this machine itself (127.0.0.1, ::1, localhost)."
-    )
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address means this machine."""
-    if host is None or host == "localhost":
-        return host is not None
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return LoopbackRequest(credentials)
 
 
 class EntraRequest:
@@ -132,20 +126,21 @@ class EntraRequest:
 
     async def __call__(self, scope: str) -> Token:
         credentials = self._credentials
-        credential = ClientSecretCredential(
-            credentials.tenant_id,
-            credentials.client_id,
-            credentials.client_secret,
-            authority=credentials.authority_url,
-            disable_instance_discovery=True,
-            transport=AioHttpTransport(connection_verify=credentials.ca_file or True),
-            retry_total=0,
-        )
         try:
+            credential = ClientSecretCredential(
+                credentials.tenant_id,
+                credentials.client_id,
+                credentials.client_secret,
+                authority=credentials.authority_url,
+                disable_instance_discovery=True,
+                transport=AioHttpTransport(connection_verify=credentials.ca_file or True),
+                retry_total=0,
+            )
             async with credential, asyncio.timeout(TOKEN_TIMEOUT_SECONDS):
                 token = await credential.get_token(scope)
-        except ClientAuthenticationError:
-            raise CredentialsError(_REFUSED) from None
+        except ClientAuthenticationError as error:
+            refused = error.status_code in _REFUSAL_STATUSES
+            raise CredentialsError(_REFUSED if refused else _UNREACHABLE) from None
         except ServiceRequestError as error:
             raise CredentialsError(_UNTRUSTED if "certificate" in str(error).lower() else _UNREACHABLE) from None
         except (AzureError, ValueError, TimeoutError):
@@ -174,13 +169,16 @@ class LoopbackRequest:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.post(address, data=form, allow_redirects=False) as response,
             ):
-                if response.status in (400, 401):
+                if response.status in _REFUSAL_STATUSES:
                     raise CredentialsError(_REFUSED)
                 document = await response.json()
                 return Token(str(document["access_token"]), float(document["expires_in"]))
         except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, KeyError):
             raise CredentialsError(_UNREACHABLE) from None
 
+
+_REFUSAL_STATUSES = (400, 401)
+"""What Entra ID answers to wrong credentials. azure-identity raises the same error for any other answer, too."""
 
 _REFUSED = (
     "The identity provider refused the client id and secret. Check DYNAMICS_SYNC_TENANT_ID, DYNAMICS_SYNC_CLIENT_ID "

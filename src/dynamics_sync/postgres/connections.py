@@ -18,6 +18,12 @@ Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 CONNECT_TIMEOUT_SECONDS = 10
+POOL_TIMEOUT_SECONDS = 5.0
+"""How long work waits for a connection; and how long the pool tries to replace a lost one before it begins anew, as its
+pauses double: left at its default it would find a database only minutes after it is back."""
+
+_SHUTDOWNS = ("57P01", "57P02", "57P03")
+"""admin_shutdown (pg_terminate_backend, too), crash_shutdown, cannot_connect_now."""
 
 AS_SERVICE_ROLE = "set local role service_role"
 """Row-level security binds even the owner: the queue is written, and records read, with service_role's rights (R6)."""
@@ -31,7 +37,8 @@ def make_pool(database_url: str, size: int) -> Pool:
         database_url,
         min_size=1,
         max_size=size,
-        timeout=CONNECT_TIMEOUT_SECONDS,
+        timeout=POOL_TIMEOUT_SECONDS,
+        reconnect_timeout=POOL_TIMEOUT_SECONDS,
         open=False,
         kwargs={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_SECONDS, "autocommit": True},
     )
@@ -57,6 +64,7 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
         async with pool.connection() as connection, connection.transaction():
             yield connection
     except psycopg.Error as error:
+        await _replace_lost(pool, error)
         raise translated(error) from None
 
 
@@ -67,7 +75,15 @@ async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
         async with pool.connection() as connection, connection.pipeline():
             yield connection
     except psycopg.Error as error:
+        await _replace_lost(pool, error)
         raise translated(error) from None
+
+
+async def _replace_lost(pool: Pool, error: psycopg.Error) -> None:
+    """Where one connection is lost others are too: the next to ask shall not get one of those."""
+    is_lost = error.sqlstate is None or error.sqlstate in _SHUTDOWNS
+    if is_lost and not pool.closed:
+        await pool.check()
 
 
 def translated(error: psycopg.Error) -> DatabaseError:

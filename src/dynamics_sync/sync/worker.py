@@ -22,6 +22,9 @@ from dynamics_sync.sync.service import HLFDynamicsSyncService
 SETTLE_LINGER_SECONDS = 0.02
 """How long an arrival waits to be settled together with others: one transaction for many."""
 
+REST_SECONDS = 1.0
+"""How long a worker rests before it claims a record again that came back although the circuit is closed."""
+
 
 class LeaseLostError(DynamicsSyncError):
     """Another worker holds the record now; it is that one's to send."""
@@ -162,6 +165,7 @@ class Worker:
         self._arrived: list[tuple[SyncOperation, Applied]] = []
         self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
+        self._came_back = False
 
     @property
     def in_flight(self) -> int:
@@ -196,6 +200,7 @@ class Worker:
             self._fewer_held.clear()
             await self._clock.sleep_or(self._fewer_held, self._settings.poll_seconds)
             return 0.0
+        came_back, self._came_back = self._came_back, False
         self.wake.clear()
         if not self._breaker.believes_healthy:
             reading = await self._circuits.load()
@@ -203,6 +208,8 @@ class Worker:
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
+        if came_back:
+            return min(REST_SECONDS, self._settings.poll_seconds)
         limit = 1 if self._cautious else self._settings.most_held - self._held
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(limit)
@@ -233,7 +240,7 @@ class Worker:
                     self._settle_soon(operation, applied)
                     return
                 case Deferred(attempts, _, failures):
-                    self._cautious = True
+                    self._cautious = self._came_back = True
                     await self._outbox.release(operation, attempts, failures)
                 case Queued(status=status):
                     self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
@@ -252,7 +259,7 @@ class Worker:
 
     async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
         """Release the lease if the database lets us; otherwise it ends by itself."""
-        self._cautious = True
+        self._cautious = self._came_back = True
         emit(
             "sync.interrupted",
             "warning",

@@ -1,5 +1,6 @@
 """`/health/…` beside the worker: is the process alive, can it work, how is the circuit (R9)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.sync.breaker import CircuitStatus
 
 Check = Callable[[], Awaitable[None]]
+
+ANSWER_SECONDS = 2.0
+"""Whoever asks for health waits no longer than this for a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ def health_app(health: Health) -> FastAPI:
 
     @app.get("/health/ready")
     async def ready() -> JSONResponse:
-        results = {name: await _outcome(check) for name, check in health.checks.items()}
+        outcomes = await asyncio.gather(*(_outcome(check) for check in health.checks.values()))
+        results = dict(zip(health.checks, outcomes, strict=True))
         passed = all(result["status"] == "pass" for result in results.values())
         document = {"status": "pass" if passed else "fail", "checks": results}
         return JSONResponse(document, status_code=200 if passed else 503)
@@ -38,9 +43,10 @@ def health_app(health: Health) -> FastAPI:
     @app.get("/health/circuit")
     async def circuit() -> JSONResponse:
         try:
-            return JSONResponse(circuit_document(await health.circuit()))
-        except DynamicsSyncError as error:
-            return JSONResponse({"status": "fail", "detail": str(error)}, status_code=503)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return JSONResponse(circuit_document(await health.circuit()))
+        except (DynamicsSyncError, TimeoutError) as error:
+            return JSONResponse(_failed(error), status_code=503)
 
     return app
 
@@ -58,7 +64,12 @@ def circuit_document(status: CircuitStatus) -> dict[str, str | int | None]:
 
 async def _outcome(check: Check) -> dict[str, str]:
     try:
-        await check()
-    except DynamicsSyncError as error:
-        return {"status": "fail", "detail": str(error)}
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await check()
+    except (DynamicsSyncError, TimeoutError) as error:
+        return _failed(error)
     return {"status": "pass"}
+
+
+def _failed(error: Exception) -> dict[str, str]:
+    return {"status": "fail", "detail": str(error) or f"There was no answer within {ANSWER_SECONDS:g} s."}

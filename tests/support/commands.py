@@ -1,0 +1,125 @@
+"""The commands as a person runs them: real processes, with their settings in the environment."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from support.engine import Stage
+
+COMMAND = [sys.executable, "-c", "from dynamics_sync.cli import main; main()"]
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    return {**os.environ, **{f"DYNAMICS_SYNC_{name.upper()}": value for name, value in settings.items()}}
+
+
+def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words],
+        cwd=cwd,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in " ".join(done.stderr.split())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class WorkerProcess:
+    """A running `dynamics-sync run`."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+    url: str
+    http: aiohttp.ClientSession
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What the JSON log says under that name."""
+        complete, _, _ = self.log.read_text().rpartition("\n")
+        told = [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
+        return [event for event in told if event["event"] == name]
+
+    async def says(self, name: str, times: int = 1) -> None:
+        """Until the log has that event."""
+        async with asyncio.timeout(20):
+            while len(self.events(name)) < times:
+                await asyncio.sleep(0.02)
+
+    async def health(self, page: str) -> tuple[int, Any]:
+        async with self.http.get(f"{self.url}/health/{page}") as response:
+            return response.status, await response.json()
+
+    async def answers(self, page: str, status: int) -> Any:
+        """The page, once it has that status."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    found, document = await self.health(page)
+                    if found == status:
+                        return document
+                except aiohttp.ClientConnectionError:
+                    assert self.process.returncode is None, self.log.read_text()
+                await asyncio.sleep(0.02)
+
+    async def terminate(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def worker_process(on: Stage, database: str, cwd: Path, **settings: str) -> AsyncIterator[WorkerProcess]:
+    """`dynamics-sync run` between a database and the stage's simulator, from when it is ready."""
+    port = free_port()
+    simulator = on.simulator
+    given = {
+        "database_url": database,
+        "dynamics_url": simulator.url,
+        "authority_url": simulator.url,
+        "tenant_id": "demo",
+        "client_id": "demo",
+        "client_secret": "demo",
+        "poll_seconds": "0.05",
+        "port": str(port),
+    }
+    if simulator.ca_file is not None:
+        given["ca_file"] = str(simulator.ca_file)
+    log = cwd / "worker.log"
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "run", cwd=cwd, env=environment(given | settings), stderr=errors
+        )
+    running = WorkerProcess(process, log, f"http://127.0.0.1:{port}", on.http)
+    try:
+        await running.answers("live", 200)
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
