@@ -1,0 +1,53 @@
+"""What the contracts are checked against: each store that there is, on each PostgreSQL."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
+from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
+from dynamics_sync.sync.memory import InMemoryCircuitStore
+from dynamics_sync.sync.ports import CircuitStore
+from support.database_clock import DatabaseClock
+from support.postgres import SERVERS, Cluster
+
+
+@pytest.fixture(params=("memory", *SERVERS))
+def place(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Iterator[str | None]:
+    """Where stores are: at the address of a database, or None for in memory."""
+    if request.param == "memory":
+        yield None
+        return
+    with clusters[request.param].database() as url:
+        yield url
+
+
+@pytest.fixture
+async def circuits(place: str | None) -> AsyncIterator[CircuitStore]:
+    """A circuit store of each kind."""
+    if place is None:
+        yield InMemoryCircuitStore()
+        return
+    async with make_pool(place, 10) as pool:
+        yield PostgresCircuitStore(pool, "dynamics")
+
+
+@pytest.fixture
+async def user(database: str) -> AsyncIterator[Connection]:
+    """Somebody who changes records."""
+    async with await connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def database_clock(user: Connection) -> DatabaseClock:
+    clock = DatabaseClock(user)
+    await clock.install()
+    return clock
+
+
+@pytest.fixture
+async def pool(database: str, database_clock: DatabaseClock) -> AsyncIterator[Pool]:
+    """Connections that go by the database's clock as the test sets it."""
+    async with make_pool(database, 10) as opened:
+        yield opened
