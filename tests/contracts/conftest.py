@@ -6,9 +6,11 @@ import pytest
 
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
+from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.memory import InMemoryCircuitStore
 from dynamics_sync.sync.ports import CircuitStore
 from support.database_clock import DatabaseClock
+from support.outbox import LEASE_SECONDS, TARGET
 from support.postgres import SERVERS, Cluster
 
 
@@ -51,3 +53,15 @@ async def pool(database: str, database_clock: DatabaseClock) -> AsyncIterator[Po
     """Connections that go by the database's clock as the test sets it."""
     async with make_pool(database, 10) as opened:
         yield opened
+
+
+@pytest.fixture
+def outbox(pool: Pool) -> PostgresOutbox:
+    """One worker's outbox."""
+    return PostgresOutbox(pool, TARGET, LEASE_SECONDS)
+
+
+@pytest.fixture
+def other_outbox(pool: Pool) -> PostgresOutbox:
+    """Another worker's."""
+    return PostgresOutbox(pool, TARGET, LEASE_SECONDS)
