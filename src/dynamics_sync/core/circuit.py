@@ -183,8 +183,11 @@ def on_pause(circuit: Circuit, now: datetime, seconds: float, settings: CircuitS
 
 
 def on_release(circuit: Circuit, permit: Permit) -> Circuit:
-    """The call ended without a verdict: cancelled, throttled, or no request was made. A probe frees its place."""
-    if not permit.is_probe or permit.generation != circuit.generation:
+    """The call ended without a verdict: cancelled, throttled, or no request was made. A probe frees its place.
+
+    The owner is compared too: a caller who was cancelled while it asked does not know whether it got the place.
+    """
+    if not permit.is_probe or (permit.generation, permit.owner) != (circuit.generation, circuit.probe_owner):
         return circuit
     return _transition(circuit, state=CircuitState.HALF_OPEN)
 
