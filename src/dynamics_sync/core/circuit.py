@@ -131,6 +131,11 @@ def retry_at(circuit: Circuit, now: datetime, settings: CircuitSettings) -> date
     return max(waits)
 
 
+def needs_new_times(circuit: Circuit, now: datetime, settings: CircuitSettings) -> bool:
+    """The clock was set back: `admit` would stamp the circuit's times anew, and its silence begins to run only then."""
+    return _without_future_times(circuit, now, settings) is not circuit
+
+
 def admit(circuit: Circuit, now: datetime, owner: str, settings: CircuitSettings) -> Admission:
     """Ask for leave to send one request.
 

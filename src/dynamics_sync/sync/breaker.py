@@ -148,7 +148,10 @@ class DynamicsCircuitBreaker:
         return self._known.is_healthy and self._clock.monotonic() - self._known_at < self._trust_seconds
 
     def seconds_until_admission(self, reading: CircuitReading) -> float:
-        """How long a caller that has just seen `reading` need not ask; 0 where it may."""
+        """How long a caller that has just seen `reading` need not ask; 0 where it may, or where it must, because the
+        clock was set back and no silence would end without it."""
+        if decide.needs_new_times(reading.circuit, reading.now, self._settings):
+            return 0.0
         return (decide.retry_at(reading.circuit, reading.now, self._settings) - reading.now).total_seconds()
 
     def observe(self, reading: CircuitReading) -> None:
