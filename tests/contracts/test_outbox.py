@@ -47,7 +47,7 @@ class TestClaim:
         self, user: Connection, outbox: PostgresOutbox
     ) -> None:
         await change(user, "locked", "free")
-        async with user.transaction():
+        async with user.transaction(), asyncio.timeout(10):
             await change(user, "locked")
             assert list(await claim(outbox)) == ["free"]
         assert list(await claim(outbox)) == ["locked"]

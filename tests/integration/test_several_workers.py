@@ -68,7 +68,10 @@ async def processes(on: Stage, count: int, directory: Path) -> AsyncIterator[lis
         for _ in range(count)
     ]
     try:
-        await on.until(f"select count(*) = {count} from pg_stat_activity where query = 'listen dynamics_sync'")
+        await on.until(
+            f"select count(*) = {count} from pg_stat_activity "
+            "where datname = current_database() and query = 'listen dynamics_sync'"
+        )
         yield started
     finally:
         for process in started:
