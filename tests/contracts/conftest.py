@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
-from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
+from dynamics_sync.postgres.connections import Pool, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.memory import InMemoryCircuitStore
 from dynamics_sync.sync.ports import CircuitStore
@@ -32,20 +32,6 @@ async def circuits(place: str | None) -> AsyncIterator[CircuitStore]:
         return
     async with make_pool(place, 10) as pool:
         yield PostgresCircuitStore(pool, "dynamics")
-
-
-@pytest.fixture
-async def user(database: str) -> AsyncIterator[Connection]:
-    """Somebody who changes records."""
-    async with await connect(database) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def database_clock(user: Connection) -> DatabaseClock:
-    clock = DatabaseClock(user)
-    await clock.install()
-    return clock
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, QueueStatus, SyncOperation
-from dynamics_sync.postgres.connections import Connection, Pool, make_pool
+from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue, QueueEntry
 from dynamics_sync.sync.memory import InMemoryRetryQueue
@@ -87,6 +87,13 @@ def queue(pool: Pool) -> PostgresRetryQueue:
 async def the_entry(queue: PostgresRetryQueue) -> QueueEntry:
     (entry,) = await queue.entries()
     return entry
+
+
+async def until_somebody_waits_for_a_lock(user: Connection) -> None:
+    waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while not await (await user.execute(waits)).fetchall():
+            await asyncio.sleep(0.01)
 
 
 async def failed(user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue, *keys: str) -> list[UUID]:
@@ -227,6 +234,19 @@ class TestReplay:
         audit = await (await user.execute("select action, entry_id from dynamics_sync.audit")).fetchall()
         assert audit == [("replay" if acted.index(ids) < 4 else "discard", ids[0])]
         assert (await waiting(user) == {}) is (acted.index(ids) >= 4)
+
+    async def test_what_is_discarded_while_it_waits_for_a_users_transaction_is_not_sent(
+        self, database: str, user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue
+    ) -> None:
+        ids = await failed(user, outbox, queue, "a")
+        async with await connect(database) as holder:
+            async with holder.transaction(force_rollback=True):
+                await change(holder, "a")
+                replay = asyncio.create_task(queue.replay(ids, "replayer"))
+                await until_somebody_waits_for_a_lock(user)
+                assert await queue.discard(ids, "discarder", None) == ids
+            assert await replay == []
+        assert await waiting(user) == {}
 
     async def test_workers_who_settle_the_same_records_do_not_get_in_its_way(
         self, user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue

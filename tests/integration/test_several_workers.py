@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dynamics_sync import app
-from dynamics_sync.postgres.connections import connect
 from dynamics_sync.sync.worker import Worker
 from support.database_clock import DatabaseClock
 from support.engine import ENTITY_SET, Stage, engine_settings, stage
@@ -24,14 +23,6 @@ COOL_DOWN = 60.0
 LEASE = 3600.0
 """Longer than any."""
 ACTIVE, REVOKED = 100000001, 100000004
-
-
-@pytest.fixture
-async def database_clock(database: str) -> AsyncIterator[DatabaseClock]:
-    async with await connect(database) as connection:
-        clock = DatabaseClock(connection)
-        await clock.install()
-        yield clock
 
 
 @asynccontextmanager

@@ -18,7 +18,6 @@ from dynamics_sync.core.errors import CircuitOpenError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import Accepted, Outcome, Throttled, Transient, Unsendable
 from dynamics_sync.core.retry import RetryPolicy
-from dynamics_sync.postgres.connections import Connection, connect
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.memory import InMemoryRetryQueue
 from dynamics_sync.sync.service import HLFDynamicsSyncService
@@ -45,21 +44,6 @@ COOL_DOWN = CircuitSettings().cool_down_seconds
 PROBE_LEASE = CircuitSettings().probe_lease_seconds
 
 T = TypeVar("T")
-
-pytestmark = pytest.mark.every_postgres
-
-
-@pytest.fixture
-async def user(database: str) -> AsyncIterator[Connection]:
-    async with await connect(database) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def database_clock(user: Connection) -> DatabaseClock:
-    clock = DatabaseClock(user)
-    await clock.install()
-    return clock
 
 
 async def fails() -> None:
@@ -89,6 +73,7 @@ async def breakers(database: str, database_clock: DatabaseClock) -> AsyncIterato
         yield [one, other]
 
 
+@pytest.mark.every_postgres
 class TestOneProbe:
     async def test_of_a_hundred_calls_over_many_connections(self, database: str, database_clock: DatabaseClock) -> None:
         told: list[str] = []
@@ -166,31 +151,37 @@ class TestOneProbe:
                 break
         assert suspension > 10
 
-    @pytest.mark.parametrize("outcome", [Accepted(), Transient("http_503"), Throttled("http_429", 5), Unsendable("x")])
-    async def test_nor_for_an_operation_of_the_service(
-        self, breakers: list[DynamicsCircuitBreaker], database_clock: DatabaseClock, outcome: Outcome
-    ) -> None:
-        one, other = breakers
-        operation = SyncOperation("public.things", "a", claim_id="a claim")
-        for suspension in itertools.count(1):
-            await open_circuit(other)
-            await database_clock.advance(COOL_DOWN)
-            service = HLFDynamicsSyncService(
-                breaker=one,
-                policy=RetryPolicy(),
-                gateway=ScriptedGateway(outcome),
-                queue=InMemoryRetryQueue(),
-                clock=FakeClock(),
-            )
-            sync = asyncio.create_task(cancelled_at(suspension, service.sync(operation)))
-            await asyncio.wait({sync})
-            await database_clock.advance(COOL_DOWN)  # if it failed; a place that is kept is kept for longer
-            assert await other.call(works) == "done", f"cancelled at suspension {suspension}"
-            if not sync.cancelling():
-                break
-        assert suspension > 10
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Accepted(), Transient("http_503"), Throttled("http_429", 5), Unsendable("x")],
+    ids=lambda outcome: type(outcome).__name__,
+)
+async def test_an_operation_that_is_cancelled_anywhere_keeps_no_place(
+    breakers: list[DynamicsCircuitBreaker], database_clock: DatabaseClock, outcome: Outcome
+) -> None:
+    one, other = breakers
+    operation = SyncOperation("public.things", "a", claim_id="a claim")
+    for suspension in itertools.count(1):
+        await open_circuit(other)
+        await database_clock.advance(COOL_DOWN)
+        service = HLFDynamicsSyncService(
+            breaker=one,
+            policy=RetryPolicy(),
+            gateway=ScriptedGateway(outcome),
+            queue=InMemoryRetryQueue(),
+            clock=FakeClock(),
+        )
+        sync = asyncio.create_task(cancelled_at(suspension, service.sync(operation)))
+        await asyncio.wait({sync})
+        await database_clock.advance(COOL_DOWN)  # if it failed; a place that is kept is kept for longer
+        assert await other.call(works) == "done", f"cancelled at suspension {suspension}"
+        if not sync.cancelling():
+            break
+    assert suspension > 10
 
 
+@pytest.mark.every_postgres
 class TestSharedState:
     async def test_failures_of_several_workers_add_up(self, breakers: list[DynamicsCircuitBreaker]) -> None:
         one, other = breakers
