@@ -1,10 +1,12 @@
 """Fixtures: real PostgreSQL servers. What a machine lacks is left out with one line that names it."""
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 
+from dynamics_sync.postgres.connections import Connection, connect
+from support.database_clock import DatabaseClock
 from support.postgres import SERVERS, Cluster, binaries, cluster
 
 REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
@@ -49,6 +51,21 @@ def empty_database(server: Cluster) -> Iterator[str]:
     """The address of a database without our schema."""
     with server.database(migrated=False) as url:
         yield url
+
+
+@pytest.fixture
+async def user(database: str) -> AsyncIterator[Connection]:
+    """Somebody who changes records."""
+    async with await connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def database_clock(user: Connection) -> DatabaseClock:
+    """The clock of the database, for connections that are made from now on."""
+    clock = DatabaseClock(user)
+    await clock.install()
+    return clock
 
 
 @pytest.hookimpl(wrapper=True)

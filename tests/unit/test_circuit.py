@@ -94,6 +94,12 @@ def test_a_released_probe_frees_its_place_without_a_verdict() -> None:
     assert on_release(Circuit(), Permit("a", 0, is_probe=False)) == Circuit()
 
 
+def test_who_did_not_get_the_place_cannot_free_it() -> None:
+    circuit, permit = probing(later(60))
+    loser = Permit("loser", permit.generation, is_probe=True)
+    assert on_release(circuit, loser) == circuit
+
+
 def test_a_probe_that_died_loses_its_place_with_its_lease_and_its_verdict() -> None:
     circuit, dead = probing(later(60))
     assert isinstance(admit(circuit, later(149.9), "b", SETTINGS).verdict, Blocked)

@@ -131,6 +131,11 @@ def retry_at(circuit: Circuit, now: datetime, settings: CircuitSettings) -> date
     return max(waits)
 
 
+def needs_new_times(circuit: Circuit, now: datetime, settings: CircuitSettings) -> bool:
+    """The clock was set back: `admit` would stamp the circuit's times anew, and its silence begins to run only then."""
+    return _without_future_times(circuit, now, settings) is not circuit
+
+
 def admit(circuit: Circuit, now: datetime, owner: str, settings: CircuitSettings) -> Admission:
     """Ask for leave to send one request.
 
@@ -183,8 +188,11 @@ def on_pause(circuit: Circuit, now: datetime, seconds: float, settings: CircuitS
 
 
 def on_release(circuit: Circuit, permit: Permit) -> Circuit:
-    """The call ended without a verdict: cancelled, throttled, or no request was made. A probe frees its place."""
-    if not permit.is_probe or permit.generation != circuit.generation:
+    """The call ended without a verdict: cancelled, throttled, or no request was made. A probe frees its place.
+
+    The owner is compared too: a caller who was cancelled while it asked does not know whether it got the place.
+    """
+    if not permit.is_probe or (permit.generation, permit.owner) != (circuit.generation, circuit.probe_owner):
         return circuit
     return _transition(circuit, state=CircuitState.HALF_OPEN)
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
+from psycopg import Rollback
 from psycopg.rows import class_row
 
 from dynamics_sync.core.operation import FailedAttempt, QueueStatus, SyncOperation
@@ -48,10 +49,14 @@ limit %(limit)s
 
 COUNT = "select status, count(*) from public.dynamics_sync_retry_queue group by status"
 
+WAITING_ENTRY = """
+select target, source_table, record_key, operation_type from public.dynamics_sync_retry_queue
+where id = %(id)s and status in ('pending_manual_replay', 'requires_investigation')
+"""
+
 REPLAY = """
 update public.dynamics_sync_retry_queue set status = 'replaying', updated_at = clock_timestamp()
-where id = any(%(ids)s) and status in ('pending_manual_replay', 'requires_investigation')
-returning id, target, source_table, record_key, operation_type
+where id = %(id)s and status in ('pending_manual_replay', 'requires_investigation')
 """
 
 # Marked dirty again, with a fresh count: the record goes the one road that every change goes.
@@ -61,8 +66,7 @@ update dynamics_sync.outbox set attempts = 0 where (target, source_table, record
 
 DISCARD = """
 update public.dynamics_sync_retry_queue set status = 'discarded', updated_at = clock_timestamp()
-where id = any(%(ids)s) and status in ('pending_manual_replay', 'requires_investigation')
-returning id, target, source_table, record_key, operation_type
+where id = %(id)s and status in ('pending_manual_replay', 'requires_investigation')
 """
 
 AUDIT = "insert into dynamics_sync.audit (actor, action, entry_id, reason) values (%s, %s, %s, %s)"
@@ -143,36 +147,55 @@ class PostgresRetryQueue:
                 return await cursor.fetchall()
 
     async def replay(self, ids: Sequence[UUID], actor: str) -> list[UUID]:
-        """Put records back into the outbox; give the entries that were open and are being replayed now."""
-        async with transaction(self._pool) as connection:
-            changed = await self._change(connection, REPLAY, ids, actor, "replay", None)
-            for _, target, source_table, record_key, operation_type in changed:
-                await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
-                await connection.execute(FRESH_COUNT, [target, source_table, record_key])
-            for target in {row[1] for row in changed}:
-                await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
-        return [row[0] for row in changed]
+        """Put records back into the outbox; give the entries that were open and are being replayed now.
+
+        A transaction for each, which locks the record's outbox row before the entry, as settling does: so replaying
+        and settling never wait for one another in a circle.
+        """
+        replayed = []
+        for entry_id in ids:
+            async with transaction(self._pool) as connection:
+                if not await self._replay(connection, entry_id, actor):
+                    raise Rollback
+                replayed.append(entry_id)
+        return replayed
 
     async def discard(self, ids: Sequence[UUID], actor: str, reason: str | None) -> list[UUID]:
         """Close entries without sending them; give those that were open."""
-        async with transaction(self._pool) as connection:
-            return [row[0] for row in await self._change(connection, DISCARD, ids, actor, "discard", reason)]
+        discarded = []
+        for entry_id in ids:
+            async with transaction(self._pool) as connection:
+                if await self._change(connection, DISCARD, entry_id, actor, "discard", reason):
+                    discarded.append(entry_id)
+        return discarded
+
+    async def _replay(self, connection: Connection, entry_id: UUID, actor: str) -> bool:
+        """False if the entry is not open, or was closed while its outbox row was waited for."""
+        await connection.execute(AS_SERVICE_ROLE)
+        entry = await (await connection.execute(WAITING_ENTRY, {"id": entry_id})).fetchone()
+        await connection.execute(AS_OURSELVES)
+        if entry is None:
+            return False
+        target, source_table, record_key, operation_type = entry
+        await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
+        await connection.execute(FRESH_COUNT, [target, source_table, record_key])
+        await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
+        return await self._change(connection, REPLAY, entry_id, actor, "replay", None)
 
     async def _change(
         self,
         connection: Connection,
         statement: LiteralString,
-        ids: Sequence[UUID],
+        entry_id: UUID,
         actor: str,
         action: str,
         reason: str | None,
-    ) -> list[tuple[Any, ...]]:
+    ) -> bool:
         await connection.execute(AS_SERVICE_ROLE)
-        cursor = await connection.execute(statement, {"ids": list(ids)})
-        changed = await cursor.fetchall()
+        changed = (await connection.execute(statement, {"id": entry_id})).rowcount == 1
         await connection.execute(AS_OURSELVES)
-        for row in changed:
-            await connection.execute(AUDIT, [actor, action, row[0], reason])
+        if changed:
+            await connection.execute(AUDIT, [actor, action, entry_id, reason])
         return changed
 
 

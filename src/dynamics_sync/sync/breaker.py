@@ -4,6 +4,7 @@ The decisions are `core.circuit`'s; here they are made atomic. Each change is a 
 newest state until it holds, so that two workers never both open, both probe, or lose a count (R11).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,14 +75,15 @@ class DynamicsCircuitBreaker:
                 f"It may be made from {verdict.retry_at.isoformat()} on."
             )
         try:
-            result = await function(*args, **kwargs)
-        except Exception as error:
-            await self.record_failure(verdict, type(error).__name__)
-            raise
+            try:
+                result = await function(*args, **kwargs)
+            except Exception as error:
+                await self.record_failure(verdict, type(error).__name__)
+                raise
+            await self.record_success(verdict)
         except BaseException:
             await self.release(verdict)
             raise
-        await self.record_success(verdict)
         return result
 
     async def admit(self) -> Permit | Blocked:
@@ -92,7 +94,13 @@ class DynamicsCircuitBreaker:
         while True:
             reading = await self._load()
             admission = decide.admit(reading.circuit, reading.now, owner, self._settings)
-            if await self._store_change(reading.circuit, admission.circuit):
+            try:
+                stored = await self._store_change(reading.circuit, admission.circuit)
+            except asyncio.CancelledError:
+                if isinstance(admission.verdict, Permit):
+                    await self.release(admission.verdict)  # it may be stored all the same: the commit was under way
+                raise
+            if stored:
                 return admission.verdict
 
     async def record_success(self, permit: Permit) -> None:
@@ -109,7 +117,7 @@ class DynamicsCircuitBreaker:
         return circuit.state
 
     async def release(self, permit: Permit) -> None:
-        """The call ended without a verdict; a probe frees its place."""
+        """The call ended without a verdict; a probe frees its place. Without effect once a verdict is recorded."""
         if permit.is_probe:
             await self._apply(lambda reading: decide.on_release(reading.circuit, permit))
 
@@ -140,7 +148,10 @@ class DynamicsCircuitBreaker:
         return self._known.is_healthy and self._clock.monotonic() - self._known_at < self._trust_seconds
 
     def seconds_until_admission(self, reading: CircuitReading) -> float:
-        """How long a caller that has just seen `reading` need not ask; 0 where it may."""
+        """How long a caller that has just seen `reading` need not ask; 0 where it may, or where it must, because the
+        clock was set back and no silence would end without it."""
+        if decide.needs_new_times(reading.circuit, reading.now, self._settings):
+            return 0.0
         return (decide.retry_at(reading.circuit, reading.now, self._settings) - reading.now).total_seconds()
 
     def observe(self, reading: CircuitReading) -> None:

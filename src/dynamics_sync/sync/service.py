@@ -165,10 +165,10 @@ class HLFDynamicsSyncService:
             return verdict
         try:
             outcome = await self._gateway.send(run.operation)
+            await self._report(run, verdict, outcome)
         except BaseException:
             await self._breaker.release(verdict)
             raise
-        await self._report(run, verdict, outcome)
         return outcome
 
     async def _report(self, run: _Run, permit: Permit, outcome: Outcome) -> None:
