@@ -14,6 +14,7 @@ from uuid import UUID
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dynamics_sync import app
@@ -73,7 +74,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]dynamics-sync:[/] {message}", highlight=False)
+    Console(stderr=True).print(f"[bold red]dynamics-sync:[/] {escape(message)}", highlight=False)
     sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dynamics_sync.core.errors import ConfigurationError
@@ -75,9 +76,11 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [f"  {_shown_name(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_input=False)]
-        raise ConfigurationError("The settings cannot be used:\n" + "\n".join(lines)) from None
-    except tomllib.TOMLDecodeError as error:
+        lines = [f"  {_told(problem)}" for problem in error.errors(include_input=False)]
+        raise ConfigurationError(
+            f"The settings cannot be used. Correct the environment or {CONFIG_FILE}:\n" + "\n".join(lines)
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{CONFIG_FILE} is not valid TOML: {error}. Correct it and start again.") from None
 
 
@@ -86,6 +89,8 @@ def operator_name() -> str:
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
 
 
-def _shown_name(location: tuple[int | str, ...]) -> str:
-    name = str(location[0]) if location else "settings"
-    return name if name.isupper() else f"DYNAMICS_SYNC_{name.upper()}"
+def _told(problem: ErrorDetails) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if problem["type"] == "extra_forbidden":  # only the file is read without asking for a name
+        return f"{name} in {CONFIG_FILE}: there is no such setting"
+    return f"{name if name.isupper() else f'DYNAMICS_SYNC_{name.upper()}'}: {problem['msg']}"

@@ -36,6 +36,11 @@ def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[
     )
 
 
+async def start(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`run`, for a test whose own servers must answer meanwhile."""
+    return await asyncio.to_thread(run, *words, cwd=cwd, **settings)
+
+
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
