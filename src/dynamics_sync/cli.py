@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -52,6 +53,7 @@ console = Console()
 def main() -> NoReturn:
     """The entry point: errors of ours become one message on stderr and exit status 1."""
     configure_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         commands(standalone_mode=True)
     except DynamicsSyncError as error:
@@ -59,6 +61,14 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does, in order: an embedded server is stopped, what was temporary removed."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a shell's background job ignores Ctrl-C
+        sys.exit(128 + number)
+    handler(signal.SIGINT, frame)
 
 
 def fail(message: str) -> NoReturn:

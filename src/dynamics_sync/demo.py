@@ -43,7 +43,7 @@ def run_demo(console: Console) -> bool:
     console.print(
         Panel("[bold]dynamics-sync[/]: every change reaches Dynamics, or a person knows why not.", expand=False)
     )
-    with EmbeddedPostgres(durable=False) as server:
+    with EmbeddedPostgres(bindir=load_settings().pg_bindir, durable=False) as server:
         return asyncio.run(_tell(console, server.url))
 
 

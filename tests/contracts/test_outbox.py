@@ -100,7 +100,7 @@ class TestSettle:
     async def test_an_unchanged_record_leaves_the_outbox(self, user: Connection, outbox: PostgresOutbox) -> None:
         await change(user, "a")
         operation = await claim_one(outbox)
-        await outbox.settle(operation, APPLIED)
+        await outbox.settle([(operation, APPLIED)])
         assert await waiting(user) == {}
         known = await user.execute("select record_key, applied_version, etag from dynamics_sync.record_state")
         assert await known.fetchall() == [("a", operation.version, "W/1")]
@@ -111,10 +111,10 @@ class TestSettle:
         await change(user, "a")
         operation = await claim_one(outbox)
         await change(user, "a")
-        await outbox.settle(operation, APPLIED)
+        await outbox.settle([(operation, APPLIED)])
         newer = await claim_one(outbox)
         assert newer.version > operation.version
-        await outbox.settle(newer, APPLIED)
+        await outbox.settle([(newer, APPLIED)])
         assert await waiting(user) == {}
 
     async def test_a_record_that_another_worker_has_by_now_is_sent_once_more(
@@ -126,10 +126,10 @@ class TestSettle:
         await database_clock.advance(LEASE_SECONDS + 1)
         held = await claim_one(other_outbox)
         with capture_logs() as logs:
-            await outbox.settle(late, APPLIED)
+            await outbox.settle([(late, APPLIED)])
         assert [log["event"] for log in logs] == ["lease.lost"]
         assert (await waiting(user))["a"].is_leased
-        await other_outbox.settle(held, APPLIED)
+        await other_outbox.settle([(held, APPLIED)])
         assert (await claim_one(outbox)).version > held.version
 
     async def test_a_record_that_another_worker_has_settled_is_sent_once_more(
@@ -138,9 +138,9 @@ class TestSettle:
         await change(user, "a")
         late = await claim_one(outbox)
         await database_clock.advance(LEASE_SECONDS + 1)
-        await other_outbox.settle(await claim_one(other_outbox), APPLIED)
+        await other_outbox.settle([(await claim_one(other_outbox), APPLIED)])
         assert await waiting(user) == {}
-        await outbox.settle(late, APPLIED)
+        await outbox.settle([(late, APPLIED)])
         assert (await claim_one(outbox)).version > late.version
 
     async def test_many_at_once_each_by_its_own_fate(
@@ -153,7 +153,7 @@ class TestSettle:
         await change(user, "unchanged", "changed")
         claimed |= await claim(outbox)
         await change(user, "changed")
-        await asyncio.gather(*(outbox.settle(operation, APPLIED) for operation in claimed.values()))
+        await outbox.settle([(operation, APPLIED) for operation in claimed.values()])
         left = await waiting(user)
         assert set(left) == {"lost", "changed"}
         assert (left["lost"].is_leased, left["changed"].is_leased) == (True, False)
@@ -166,7 +166,7 @@ class TestSettle:
         operation = await claim_one(outbox)
         async with await connect(database) as holder, holder.transaction():
             await change(holder, "a")
-            settling = asyncio.create_task(outbox.settle(operation, APPLIED))
+            settling = asyncio.create_task(outbox.settle([(operation, APPLIED)]))
             await until_noted(user)
             assert not settling.done()
         await settling

@@ -150,7 +150,7 @@ class TestGivingUp:
         held = await claim_one(other_outbox)
         await queue.add(failure_of(lost))
         assert await other_outbox.renew(held)
-        await other_outbox.settle(held, APPLIED)
+        await other_outbox.settle([(held, APPLIED)])
         assert (await the_entry(queue)).status == QueueStatus.SUPERSEDED
 
 
@@ -161,7 +161,7 @@ class TestClosing:
     ) -> None:
         await failed(user, outbox, queue, "a", "b")
         await change(user, "a")
-        await outbox.settle(await claim_one(outbox), APPLIED)
+        await outbox.settle([(await claim_one(outbox), APPLIED)])
         assert {entry.record_key: entry.status for entry in await queue.entries()} == {
             "a": QueueStatus.SUPERSEDED,
             "b": QueueStatus.PENDING_MANUAL_REPLAY,
@@ -175,7 +175,7 @@ class TestClosing:
         await change(user, "a")
         older = await claim_one(outbox)
         await change(user, "a")
-        await outbox.settle(older, APPLIED)
+        await outbox.settle([(older, APPLIED)])
         assert (await the_entry(queue)).status == QueueStatus.PENDING_MANUAL_REPLAY
 
     async def test_after_a_closed_entry_a_failure_opens_a_new_one(
@@ -204,7 +204,7 @@ class TestReplay:
         self, user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue
     ) -> None:
         await queue.replay(await failed(user, outbox, queue, "a"), "tester")
-        await outbox.settle(await claim_one(outbox), APPLIED)
+        await outbox.settle([(await claim_one(outbox), APPLIED)])
         assert (await the_entry(queue)).status == QueueStatus.REPLAYED
 
     async def test_one_that_fails_again_is_the_same_entry_and_open_again(
@@ -257,9 +257,9 @@ class TestReplay:
             await change(user, *keys)
             claimed = await claim(outbox)
             await asyncio.gather(
-                queue.replay(ids, "tester"), *(outbox.settle(claimed[key], APPLIED) for key in reversed(keys))
+                queue.replay(ids, "tester"), outbox.settle([(claimed[key], APPLIED) for key in reversed(keys)])
             )
-            await asyncio.gather(*(outbox.settle(left, APPLIED) for left in (await claim(outbox)).values()))
+            await outbox.settle([(left, APPLIED) for left in (await claim(outbox)).values()])
             assert await waiting(user) == {}
             assert "pending_manual_replay" not in await queue.counts()
 

@@ -6,7 +6,6 @@ import pytest
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.migrate import check_schema, migrate, migrations
-from dynamics_sync.postgres.outbox import AS_A_QUEUE, CLAIM
 
 TABLE = "create table public.things (id text primary key, name text, grade int)"
 
@@ -127,18 +126,3 @@ async def test_a_missing_and_a_newer_schema_are_told(empty_database: str) -> Non
         )
         with pytest.raises(DatabaseError, match="newer dynamics-sync"):
             await check_schema(connection)
-
-
-@pytest.mark.every_postgres
-async def test_claiming_follows_the_index_whatever_the_statistics_say(database: str) -> None:
-    async with await connect(database) as connection, connection.transaction():
-        await connection.execute(
-            "insert into dynamics_sync.outbox (target, source_table, record_key, operation_type) "
-            "select 'dynamics', 'public.t', n::text, 'upsert' from generate_series(1, 5000) n"
-        )
-        await connection.execute(AS_A_QUEUE)
-        parameters = {"target": "dynamics", "limit": 16, "claim_id": "x", "lease_seconds": 60}
-        cursor = await connection.execute("explain " + CLAIM, parameters)
-        plan = "\n".join(row[0] for row in await cursor.fetchall())
-    assert "Index Scan using outbox_claim_order" in plan
-    assert "Sort" not in plan

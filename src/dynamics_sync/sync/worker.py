@@ -6,17 +6,21 @@ request the lease is checked to last longer than the request may take (I3).
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DatabaseError, DynamicsSyncError
-from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation, SyncResult
+from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation
 from dynamics_sync.core.outcome import Outcome
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import CircuitStore, Clock, Gateway, Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
+
+SETTLE_LINGER_SECONDS = 0.02
+"""How long an arrival waits to be settled together with others: one transaction for many."""
 
 
 class LeaseLostError(DynamicsSyncError):
@@ -36,6 +40,7 @@ class WorkerSettings:
     """
 
     concurrency: int = 64
+    """Records being sent at once."""
     poll_seconds: float = 1.0
     """How soon a change is found without a wake-up."""
     lease_seconds: float = 90.0
@@ -43,6 +48,11 @@ class WorkerSettings:
     """The longest that `Gateway.send` takes, the token and the reading of the record included."""
     shutdown_seconds: float = 50.0
     """How long a stop waits for requests in flight."""
+
+    @property
+    def most_held(self) -> int:
+        """Records held at once: most of them wait for their turn, so that no turn waits for the database."""
+        return 4 * self.concurrency
 
     def __post_init__(self) -> None:
         if self.lease_seconds <= self.request_timeout_seconds:
@@ -57,19 +67,19 @@ class LeasedGateway:
         self._outbox = outbox
         self._clock = clock
         self._settings = settings
-        self._leases: dict[SyncOperation, float] = {}
+        self._leases: dict[int, float] = {}
 
     def begin(self, operation: SyncOperation, claimed_at: float) -> None:
         """Note a lease that was asked for at the monotonic time `claimed_at`."""
-        self._leases[operation] = claimed_at + self._settings.lease_seconds
+        self._leases[operation.outbox_id] = claimed_at + self._settings.lease_seconds
 
     def end(self, operation: SyncOperation) -> None:
-        self._leases.pop(operation, None)
+        self._leases.pop(operation.outbox_id, None)
 
     async def send(self, operation: SyncOperation) -> Outcome:
         """As the gateway's; LeaseLostError where the record belongs to another worker by now."""
         now = self._clock.monotonic()
-        if self._leases[operation] < now + self._settings.request_timeout_seconds:
+        if self._leases[operation.outbox_id] < now + self._settings.request_timeout_seconds:
             if not await self._outbox.renew(operation):
                 raise LeaseLostError("The lease ended before the request; another worker sends the record.")
             self.begin(operation, now)
@@ -121,7 +131,8 @@ class StoppableClock:
 class Worker:
     """One of any number of workers on one database.
 
-    `wake` is set from outside when something was committed; without it everything is found by polling.
+    A claim fills `_ready`; as many senders as there may be requests at once empty it; what arrived is settled in
+    batches. `wake` is set from outside when something was committed; without it everything is found by polling.
     """
 
     def __init__(
@@ -132,6 +143,7 @@ class Worker:
         circuits: CircuitStore,
         outbox: Outbox,
         leases: LeasedGateway,
+        read_ahead: Callable[[Sequence[SyncOperation]], Awaitable[None]],
         clock: StoppableClock,
         settings: WorkerSettings,
     ) -> None:
@@ -140,16 +152,21 @@ class Worker:
         self._circuits = circuits
         self._outbox = outbox
         self._leases = leases
+        self._read_ahead = read_ahead
         self._clock = clock
         self._settings = settings
         self.wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._held = 0
+        self._fewer_held = asyncio.Event()
+        self._ready: asyncio.Queue[SyncOperation | None] = asyncio.Queue()
+        self._arrived: list[tuple[SyncOperation, Applied]] = []
+        self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
 
     @property
     def in_flight(self) -> int:
         """Records that this worker holds."""
-        return len(self._tasks)
+        return self._held
 
     def stop(self) -> None:
         """Claim nothing more. `run` returns once the requests in flight are answered and settled."""
@@ -157,13 +174,14 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`. A lost database or a Dynamics that is down is waited for, never died of."""
+        senders = [asyncio.create_task(self._send()) for _ in range(self._settings.concurrency)]
         try:
             while not self._clock.stopped:
                 rest_seconds = await self._step_or_wait_for_database()
                 if rest_seconds > 0:
                     await self._clock.sleep_or(self.wake, rest_seconds)
         finally:
-            await self._finish()
+            await self._finish(senders)
 
     async def _step_or_wait_for_database(self) -> float:
         try:
@@ -174,7 +192,9 @@ class Worker:
 
     async def _step(self) -> float:
         """Claim what may be sent now; give the seconds to rest before the next look."""
-        if not await self._room():
+        if not self._has_room():
+            self._fewer_held.clear()
+            await self._clock.sleep_or(self._fewer_held, self._settings.poll_seconds)
             return 0.0
         self.wake.clear()
         if not self._breaker.believes_healthy:
@@ -183,55 +203,52 @@ class Worker:
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
-        limit = 1 if self._cautious else self._settings.concurrency - len(self._tasks)
+        limit = 1 if self._cautious else self._settings.most_held - self._held
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(limit)
         self._breaker.observe(claim.reading)
+        if claim.operations:
+            with contextlib.suppress(DatabaseError):  # then each is read when it is sent
+                await self._read_ahead(claim.operations)
         for operation in claim.operations:
-            self._start(operation, claimed_at)
+            self._held += 1
+            self._leases.begin(operation, claimed_at)
+            self._ready.put_nowait(operation)
         return 0.0 if claim.operations else self._settings.poll_seconds
 
-    async def _room(self) -> bool:
-        """Wait until a claim is worth its round trip: one record alone while cautious, else a quarter of the slots."""
-        most = 0 if self._cautious else self._settings.concurrency * 3 // 4
-        if len(self._tasks) <= most:
-            return True
-        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        return False
+    def _has_room(self) -> bool:
+        """Whether a claim is worth its round trip: one record alone while cautious, else half of what may be held."""
+        return self._held <= (0 if self._cautious else self._settings.most_held // 2)
 
-    def _start(self, operation: SyncOperation, claimed_at: float) -> None:
-        self._leases.begin(operation, claimed_at)
-        task = asyncio.create_task(self._bring_home(operation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _send(self) -> None:
+        """One sender: a record at a time, until there is a None."""
+        while (operation := await self._ready.get()) is not None:
+            await self._bring_home(operation)
 
     async def _bring_home(self, operation: SyncOperation) -> None:
         """Sync one record and record the result. Whatever goes wrong here, the outbox still has the change."""
         try:
-            await self._settle(operation, await self._service.sync(operation))
+            match await self._service.sync(operation):
+                case Applied() as applied:
+                    self._settle_soon(operation, applied)
+                    return
+                case Deferred(attempts, _, failures):
+                    self._cautious = True
+                    await self._outbox.release(operation, attempts, failures)
+                case Queued(status=status):
+                    self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
         except LeaseLostError:
             emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
-        except (DatabaseError, StoppedError, asyncio.CancelledError) as error:
+        except (DatabaseError, StoppedError) as error:
             await self._let_go(operation, error, operation.attempts)
-            if isinstance(error, asyncio.CancelledError):
-                raise
+        except asyncio.CancelledError as error:
+            await self._let_go(operation, error, operation.attempts)
+            self._drop([operation])
+            raise
         except Exception as error:
             # Counted, so that a record that we cannot handle ends in the queue instead of coming back for ever.
             await self._let_go(operation, error, operation.attempts + 1)
-        finally:
-            self._leases.end(operation)
-
-    async def _settle(self, operation: SyncOperation, result: SyncResult) -> None:
-        match result:
-            case Applied():
-                self._cautious = False
-                await self._outbox.settle(operation, result)
-                emit("sync.applied", "debug", attempts=result.attempts, certification_id=operation.record_key)
-            case Deferred(attempts, _, failures):
-                self._cautious = True
-                await self._outbox.release(operation, attempts, failures)
-            case Queued():
-                self._cautious &= result.status is not QueueStatus.REQUIRES_INVESTIGATION
+        self._drop([operation])
 
     async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
         """Release the lease if the database lets us; otherwise it ends by itself."""
@@ -246,12 +263,47 @@ class Worker:
         with contextlib.suppress(DatabaseError):
             await self._outbox.release(operation, attempts)
 
-    async def _finish(self) -> None:
+    def _settle_soon(self, operation: SyncOperation, applied: Applied) -> None:
+        """Settle it together with what arrives in the next moments."""
+        if not self._arrived:
+            settlement = asyncio.create_task(self._settle())
+            self._settlements.add(settlement)
+            settlement.add_done_callback(self._settlements.discard)
+        self._arrived.append((operation, applied))
+        if self._cautious:
+            self._cautious = False
+            self._fewer_held.set()
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(SETTLE_LINGER_SECONDS)
+        arrived, self._arrived = self._arrived, []
+        try:
+            await self._outbox.settle(arrived)
+            emit("sync.applied", count=len(arrived))
+        except DatabaseError as error:
+            # Their leases end by themselves, and they are sent once more.
+            emit("database.unavailable", "error", exception_type=type(error).__name__)
+        finally:
+            self._drop([operation for operation, _ in arrived])
+
+    def _drop(self, operations: Sequence[SyncOperation]) -> None:
+        """These are no longer ours."""
+        for operation in operations:
+            self._leases.end(operation)
+        self._held -= len(operations)
+        self._fewer_held.set()
+
+    async def _finish(self, senders: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._settings.shutdown_seconds)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        while not self._ready.empty():
+            if (operation := self._ready.get_nowait()) is not None:
+                with contextlib.suppress(DatabaseError):
+                    await self._outbox.release(operation, operation.attempts)
+                self._drop([operation])
+        for _ in senders:
+            self._ready.put_nowait(None)
+        _, late = await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
+        for sender in late:
+            sender.cancel()
+        await asyncio.gather(*late, *self._settlements, return_exceptions=True)
         emit("worker.stopped")

@@ -2,23 +2,39 @@
 do $$
 declare
   role_name text;
+  statement text;
+  needed text[] := '{}';
 begin
   foreach role_name in array array['anon', 'authenticated', 'service_role'] loop
     if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
-      begin
-        execute format('create role %I nologin noinherit', role_name);
-        if role_name = 'service_role' then
-          alter role service_role bypassrls;
-        end if;
-      exception
-        -- Another database of this server is being migrated at the same moment.
-        when duplicate_object or unique_violation then null;
-      end;
+      needed := needed || format(
+        'create role %s nologin noinherit%s', role_name, case role_name when 'service_role' then ' bypassrls' else '' end
+      );
+    elsif role_name = 'service_role' and not (select rolbypassrls from pg_catalog.pg_roles where rolname = role_name) then
+      -- Not ours to change: another program may use the role. Without it, hidden rows would look deleted.
+      raise exception 'The role service_role exists without bypassrls. Have a superuser run: '
+        'alter role service_role bypassrls';
     end if;
   end loop;
-  if not pg_has_role(current_user, 'service_role', 'member') then
-    execute format('grant service_role to %I', current_user);
-  end if;
+  begin
+    set local role service_role;
+    reset role;
+  exception
+    when insufficient_privilege or invalid_parameter_value then  -- not a member, or not there yet
+      needed := needed || format('grant service_role to %I', current_user);
+  end;
+  foreach statement in array needed loop
+    begin
+      execute statement;
+    exception
+      -- Another database of this server is being migrated at the same moment.
+      when duplicate_object or unique_violation then null;
+    end;
+  end loop;
+exception
+  when insufficient_privilege then
+    raise exception 'The role % may not prepare the roles that Supabase has. Have a superuser run: %', current_user,
+      array_to_string(needed, '; ');
 end
 $$;
 

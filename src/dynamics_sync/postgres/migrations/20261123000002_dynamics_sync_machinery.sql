@@ -9,6 +9,7 @@ create sequence dynamics_sync.change_version;
 
 -- The dirty set: one row for each record that Dynamics does not have in its newest state.
 create table dynamics_sync.outbox (
+  id bigint generated always as identity unique,
   target text not null,
   source_table text not null,
   record_key text not null,
@@ -125,6 +126,133 @@ as $$
     )
 $$;
 
+-- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a user's open transaction
+-- has locked is skipped: a long transaction may delay its own records, never the others'.
+-- A queue's statistics always lie, it was empty when it was analysed; so the planner is kept to the index's order.
+-- Nobody waits for the disk: a server that crashes may forget the last claims, and their records are claimed once more.
+create function dynamics_sync.claim(of_target text, at_most integer, claim_id text, lease_seconds double precision)
+returns table (
+  id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
+  attempts integer
+)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+  perform pg_catalog.set_config('synchronous_commit', 'off', true);
+  return query
+    with due as (
+      select o.id
+      from dynamics_sync.outbox o
+      where o.target = of_target and (o.lease_until is null or o.lease_until < clock_timestamp())
+      order by o.attempts, o.enqueued_at
+      limit at_most
+      for update skip locked
+    )
+    update dynamics_sync.outbox o
+    set lease_owner = claim_id, lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+    from due
+    where o.id = due.id
+    returning o.id, o.source_table, o.record_key, o.version, o.operation_type, o.changed_columns, o.attempts;
+end
+$$;
+
+-- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
+-- ('changed'). Left out are rows that a user's transaction has locked and rows whose lease passed to somebody else.
+create function dynamics_sync.give_back(ids bigint[], versions bigint[], claims text[])
+returns table (id bigint, outcome text)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+  return query
+    with done as (
+      select o.id
+      from unnest(ids, versions, claims) as given (id, version, claim_id)
+      join dynamics_sync.outbox o on o.id = given.id
+      where o.lease_owner = given.claim_id and o.version = given.version
+      for update of o skip locked
+    )
+    delete from dynamics_sync.outbox o using done where o.id = done.id
+    returning o.id, 'gone';
+  -- A statement of its own: together with the deletion it would race with the trigger's upsert.
+  return query
+    with changed as (
+      select o.id
+      from unnest(ids, claims) as given (id, claim_id)
+      join dynamics_sync.outbox o on o.id = given.id
+      where o.lease_owner = given.claim_id
+      for update of o skip locked
+    )
+    update dynamics_sync.outbox o set lease_owner = null, lease_until = null from changed where o.id = changed.id
+    returning o.id, 'changed';
+end
+$$;
+
+-- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
+-- are in their newest state. Two more outcomes: 'locked' is still ours, but a user's transaction has the row; 'lost'
+-- passed to somebody else while we sent it.
+create function dynamics_sync.settle(
+  of_target text, ids bigint[], versions bigint[], claims text[], tables text[], keys text[], etags text[]
+) returns table (id bigint, outcome text)
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  gone bigint[];
+  changed bigint[];
+begin
+  perform pg_catalog.set_config('synchronous_commit', 'off', true);
+  select
+    coalesce(array_agg(back.id) filter (where back.outcome = 'gone'), '{}'),
+    coalesce(array_agg(back.id) filter (where back.outcome = 'changed'), '{}')
+  into gone, changed
+  from dynamics_sync.give_back(ids, versions, claims) as back;
+
+  insert into dynamics_sync.record_state as known (target, source_table, record_key, applied_version, etag)
+  select of_target, given.source_table, given.record_key, given.version, given.etag
+  from unnest(tables, keys, versions, etags) as given (source_table, record_key, version, etag)
+  on conflict (target, source_table, record_key) do update
+  set applied_version = excluded.applied_version, etag = excluded.etag, applied_at = excluded.applied_at;
+
+  -- The queue belongs to service_role, and row-level security binds even its owner.
+  set local role service_role;
+  update public.dynamics_sync_retry_queue q
+  set status = case status when 'replaying' then 'replayed' else 'superseded' end, updated_at = clock_timestamp()
+  from unnest(ids, tables, keys) as given (id, source_table, record_key)
+  where given.id = any(gone)
+    and (q.target, q.source_table, q.record_key) = (of_target, given.source_table, given.record_key)
+    and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying');
+  reset role;
+
+  return query
+    select given.id,
+      case
+        when given.id = any(gone) then 'gone'
+        when given.id = any(changed) then 'changed'
+        when o.id is not null then 'locked'
+        else 'lost'
+      end
+    from unnest(ids, claims) as given (id, claim_id)
+    left join dynamics_sync.outbox o on o.id = given.id and o.lease_owner = given.claim_id;
+end
+$$;
+
 -- The outbox trigger. It runs in the user's own transaction, with the owner's rights: whoever may change the table
 -- needs no right on the outbox. Arguments: target, key column, table (a partition's trigger would name the partition).
 create function dynamics_sync.capture() returns trigger
@@ -162,6 +290,29 @@ begin
 end
 $$;
 
+-- The keys of all rows. It runs as service_role, as row-level security hides rows even from a table's owner.
+do $do$
+declare
+  installer constant name := current_user;
+begin
+  grant usage, create on schema dynamics_sync to service_role;
+  set local role service_role;
+  create function dynamics_sync.keys_of(source regclass, key_column name) returns setof text
+  language plpgsql
+  security definer
+  set search_path = ''
+  as $$
+  begin
+    return query execute format('select %I::text from %s', key_column, source);
+  end
+  $$;
+  revoke execute on function dynamics_sync.keys_of from public, anon, authenticated, service_role;
+  execute format('grant execute on function dynamics_sync.keys_of to %I', installer);
+  reset role;
+  revoke all on schema dynamics_sync from service_role;
+end
+$do$;
+
 -- TRUNCATE fires no row trigger: without this one, Dynamics would keep what the table has lost.
 create function dynamics_sync.capture_truncate() returns trigger
 language plpgsql
@@ -169,9 +320,8 @@ security definer
 set search_path = ''
 as $$
 begin
-  execute format(
-    'select dynamics_sync.mark_dirty($1, $2, %I::text, ''delete'') from %I.%I', tg_argv[1], tg_table_schema, tg_table_name
-  ) using tg_argv[0], tg_argv[2];
+  perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
+  from dynamics_sync.keys_of(tg_relid, tg_argv[1]) as key;
   perform pg_notify('dynamics_sync', tg_argv[0]);
   return null;
 end
@@ -260,8 +410,8 @@ begin
     raise exception 'dynamics_sync.resync: % is not watched', source
       using hint = 'Call dynamics_sync.watch for it first.';
   end if;
-  execute format('select dynamics_sync.mark_dirty($1, $2, %I::text) from %s', arguments[2], source)
-    using arguments[1], arguments[3];
+  perform dynamics_sync.mark_dirty(arguments[1], arguments[3], key)
+  from dynamics_sync.keys_of(source, arguments[2]) as key;
   get diagnostics marked = row_count;
   perform pg_notify('dynamics_sync', arguments[1]);
   return marked;
