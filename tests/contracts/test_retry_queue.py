@@ -239,7 +239,7 @@ class TestReplay:
         self, database: str, user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue
     ) -> None:
         ids = await failed(user, outbox, queue, "a")
-        async with await connect(database) as holder:
+        async with await connect(database) as holder, asyncio.timeout(10):
             async with holder.transaction(force_rollback=True):
                 await change(holder, "a")
                 replay = asyncio.create_task(queue.replay(ids, "replayer"))
