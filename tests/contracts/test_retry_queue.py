@@ -239,7 +239,7 @@ class TestReplay:
         self, database: str, user: Connection, outbox: PostgresOutbox, queue: PostgresRetryQueue
     ) -> None:
         ids = await failed(user, outbox, queue, "a")
-        async with await connect(database) as holder:
+        async with await connect(database) as holder, asyncio.timeout(10):
             async with holder.transaction(force_rollback=True):
                 await change(holder, "a")
                 replay = asyncio.create_task(queue.replay(ids, "replayer"))
@@ -257,9 +257,9 @@ class TestReplay:
             await change(user, *keys)
             claimed = await claim(outbox)
             await asyncio.gather(
-                queue.replay(ids, "tester"), *(outbox.settle([(claimed[key], APPLIED)]) for key in reversed(keys))
+                queue.replay(ids, "tester"), outbox.settle([(claimed[key], APPLIED) for key in reversed(keys)])
             )
-            await asyncio.gather(*(outbox.settle([(left, APPLIED)]) for left in (await claim(outbox)).values()))
+            await outbox.settle([(left, APPLIED) for left in (await claim(outbox)).values()])
             assert await waiting(user) == {}
             assert "pending_manual_replay" not in await queue.counts()
 

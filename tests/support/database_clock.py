@@ -2,17 +2,24 @@
 
 from dynamics_sync.postgres.connections import Connection
 
-# PostgreSQL looks for functions along the search path, and there this one comes before its own.
+# PostgreSQL looks for functions along the search path, and there this one comes before its own. JIT is off because our
+# functions forbid sequential scans, which makes the one in here look dear enough to be compiled each time.
 INSTALL = """
 create schema test_clock;
 create table test_clock.setting (ahead interval not null);
 insert into test_clock.setting values ('0');
-create function test_clock.clock_timestamp() returns timestamptz language sql volatile
+create function test_clock.clock_timestamp() returns timestamptz language sql volatile set jit = off
   as 'select pg_catalog.clock_timestamp() + ahead from test_clock.setting';
-do $$ begin
+do $$
+declare
+  ours regprocedure;
+begin
   execute format('alter database %I set search_path = test_clock, pg_catalog, public', current_database());
-end $$;
-alter function dynamics_sync.claim set search_path = test_clock, pg_catalog;
+  for ours in select oid from pg_proc where pronamespace = 'dynamics_sync'::regnamespace loop
+    execute format('alter function %s set search_path = test_clock, pg_catalog', ours);
+  end loop;
+end
+$$;
 """
 
 
