@@ -53,9 +53,14 @@ class WorkerSettings:
     """How long a stop waits for requests in flight."""
 
     @property
-    def most_held(self) -> int:
-        """Records held at once: most of them wait for their turn, so that no turn waits for the database."""
+    def most_ready(self) -> int:
+        """Records that wait for their turn to be sent, so that no turn waits for the database."""
         return 4 * self.concurrency
+
+    @property
+    def most_held(self) -> int:
+        """Records claimed and not yet settled, so that a slow database keeps memory bounded (I8)."""
+        return 8 * self.concurrency
 
     def __post_init__(self) -> None:
         if self.lease_seconds <= self.request_timeout_seconds:
@@ -160,7 +165,7 @@ class Worker:
         self._settings = settings
         self.wake = asyncio.Event()
         self._held = 0
-        self._fewer_held = asyncio.Event()
+        self._more_room = asyncio.Event()
         self._ready: asyncio.Queue[SyncOperation | None] = asyncio.Queue()
         self._arrived: list[tuple[SyncOperation, Applied]] = []
         self._settlements: set[asyncio.Task[None]] = set()
@@ -196,9 +201,9 @@ class Worker:
 
     async def _step(self) -> float:
         """Claim what may be sent now; give the seconds to rest before the next look."""
-        if not self._has_room():
-            self._fewer_held.clear()
-            await self._clock.sleep_or(self._fewer_held, self._settings.poll_seconds)
+        if (limit := self._room()) == 0:
+            self._more_room.clear()
+            await self._clock.sleep_or(self._more_room, self._settings.poll_seconds)
             return 0.0
         came_back, self._came_back = self._came_back, False
         self.wake.clear()
@@ -210,9 +215,8 @@ class Worker:
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
         if came_back:
             return min(REST_SECONDS, self._settings.poll_seconds)
-        limit = 1 if self._cautious else self._settings.most_held - self._held
         claimed_at = self._clock.monotonic()
-        claim = await self._outbox.claim(limit)
+        claim = await self._outbox.claim(1 if self._cautious else limit)
         self._breaker.observe(claim.reading)
         if claim.operations:
             with contextlib.suppress(DatabaseError):  # then each is read when it is sent
@@ -223,13 +227,20 @@ class Worker:
             self._ready.put_nowait(operation)
         return 0.0 if claim.operations else self._settings.poll_seconds
 
-    def _has_room(self) -> bool:
-        """Whether a claim is worth its round trip: one record alone while cautious, else half of what may be held."""
-        return self._held <= (0 if self._cautious else self._settings.most_held // 2)
+    def _room(self) -> int:
+        """How many records to claim. One alone while cautious; else none until half of those ready are on their way,
+        so that a claim is worth its round trip."""
+        if self._cautious:
+            return 1 if self._held == 0 else 0
+        if self._ready.qsize() > self._settings.most_ready // 2:
+            return 0
+        return min(self._settings.most_ready - self._ready.qsize(), self._settings.most_held - self._held)
 
     async def _send(self) -> None:
         """One sender: a record at a time, until there is a None."""
         while (operation := await self._ready.get()) is not None:
+            if self._room():
+                self._more_room.set()
             await self._bring_home(operation)
 
     async def _bring_home(self, operation: SyncOperation) -> None:
@@ -279,7 +290,7 @@ class Worker:
         self._arrived.append((operation, applied))
         if self._cautious:
             self._cautious = False
-            self._fewer_held.set()
+            self._more_room.set()
 
     async def _settle(self) -> None:
         await asyncio.sleep(SETTLE_LINGER_SECONDS)
@@ -298,7 +309,7 @@ class Worker:
         for operation in operations:
             self._leases.end(operation)
         self._held -= len(operations)
-        self._fewer_held.set()
+        self._more_room.set()
 
     async def _finish(self, senders: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
