@@ -86,7 +86,7 @@ async def through_the_worker(database_url: str, url: str) -> float:
         began = time.perf_counter()
         working = asyncio.create_task(app.run_worker(engine))
         while engine.worker.in_flight or await engine.stores.waiting():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
         seconds = time.perf_counter() - began
         engine.worker.stop()
         await working

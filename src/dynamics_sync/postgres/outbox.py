@@ -24,8 +24,7 @@ CLAIM = "select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, 
 
 SETTLE = """
 select * from dynamics_sync.settle(
-  %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(tables)s::text[], %(keys)s::text[],
-  %(etags)s::text[]
+  %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(etags)s::text[]
 )
 """
 
@@ -98,11 +97,8 @@ class PostgresOutbox:
 
     async def _settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
         """Give the outcome for each row."""
-        operations = [operation for operation, _ in arrived]
-        parameters = claimed(operations) | {
+        parameters = claimed([operation for operation, _ in arrived]) | {
             "target": self._target,
-            "tables": [operation.source_table for operation in operations],
-            "keys": [operation.record_key for operation in operations],
             "etags": [applied.etag for _, applied in arrived],
         }
         async with one_trip(self._pool) as connection:

@@ -88,9 +88,9 @@ class DynamicsCircuitBreaker:
 
     async def admit(self) -> Permit | Blocked:
         """Ask for leave to make one request. A permit must come back by one of the three methods below."""
-        owner = uuid4().hex
         if self.believes_healthy:
-            return Permit(owner, self._known.generation, is_probe=False)
+            return Permit("", self._known.generation, is_probe=False)
+        owner = uuid4().hex
         while True:
             reading = await self._load()
             admission = decide.admit(reading.circuit, reading.now, owner, self._settings)

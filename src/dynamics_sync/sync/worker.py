@@ -19,7 +19,7 @@ from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import CircuitStore, Clock, Gateway, Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
-SETTLE_LINGER_SECONDS = 0.02
+SETTLE_LINGER_SECONDS = 0.04
 """How long an arrival waits to be settled together with others: one transaction for many."""
 
 REST_SECONDS = 1.0

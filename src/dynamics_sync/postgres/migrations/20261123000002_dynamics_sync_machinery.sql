@@ -166,7 +166,7 @@ $$;
 -- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
 -- ('changed'). Left out are rows that a user's transaction has locked and rows whose lease passed to somebody else.
 create function dynamics_sync.give_back(ids bigint[], versions bigint[], claims text[])
-returns table (id bigint, outcome text)
+returns table (id bigint, outcome text, source_table text, record_key text)
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -185,7 +185,7 @@ begin
       for update of o skip locked
     )
     delete from dynamics_sync.outbox o using done where o.id = done.id
-    returning o.id, 'gone';
+    returning o.id, 'gone', o.source_table, o.record_key;
   -- A statement of its own: together with the deletion it would race with the trigger's upsert.
   return query
     with changed as (
@@ -196,16 +196,15 @@ begin
       for update of o skip locked
     )
     update dynamics_sync.outbox o set lease_owner = null, lease_until = null from changed where o.id = changed.id
-    returning o.id, 'changed';
+    returning o.id, 'changed', o.source_table, o.record_key;
 end
 $$;
 
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
 -- are in their newest state. Two more outcomes: 'locked' is still ours, but a user's transaction has the row; 'lost'
 -- passed to somebody else while we sent it.
-create function dynamics_sync.settle(
-  of_target text, ids bigint[], versions bigint[], claims text[], tables text[], keys text[], etags text[]
-) returns table (id bigint, outcome text)
+create function dynamics_sync.settle(of_target text, ids bigint[], versions bigint[], claims text[], etags text[])
+returns table (id bigint, outcome text)
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -215,28 +214,33 @@ as $$
 #variable_conflict use_column
 declare
   gone bigint[];
+  gone_tables text[];
+  gone_keys text[];
   changed bigint[];
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  select
-    coalesce(array_agg(back.id) filter (where back.outcome = 'gone'), '{}'),
-    coalesce(array_agg(back.id) filter (where back.outcome = 'changed'), '{}')
-  into gone, changed
-  from dynamics_sync.give_back(ids, versions, claims) as back;
-
   insert into dynamics_sync.record_state as known (target, source_table, record_key, applied_version, etag)
-  select of_target, given.source_table, given.record_key, given.version, given.etag
-  from unnest(tables, keys, versions, etags) as given (source_table, record_key, version, etag)
+  select o.target, o.source_table, o.record_key, given.version, given.etag
+  from unnest(ids, versions, claims, etags) as given (id, version, claim_id, etag)
+  join dynamics_sync.outbox o on o.id = given.id
+  where o.lease_owner = given.claim_id
   on conflict (target, source_table, record_key) do update
   set applied_version = excluded.applied_version, etag = excluded.etag, applied_at = excluded.applied_at;
+
+  select
+    array_agg(back.id) filter (where back.outcome = 'gone'),
+    array_agg(back.source_table) filter (where back.outcome = 'gone'),
+    array_agg(back.record_key) filter (where back.outcome = 'gone'),
+    array_agg(back.id) filter (where back.outcome = 'changed')
+  into gone, gone_tables, gone_keys, changed
+  from dynamics_sync.give_back(ids, versions, claims) as back;
 
   -- The queue belongs to service_role, and row-level security binds even its owner.
   set local role service_role;
   update public.dynamics_sync_retry_queue q
   set status = case status when 'replaying' then 'replayed' else 'superseded' end, updated_at = clock_timestamp()
-  from unnest(ids, tables, keys) as given (id, source_table, record_key)
-  where given.id = any(gone)
-    and (q.target, q.source_table, q.record_key) = (of_target, given.source_table, given.record_key)
+  from unnest(gone_tables, gone_keys) as given (source_table, record_key)
+  where (q.target, q.source_table, q.record_key) = (of_target, given.source_table, given.record_key)
     and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying');
   reset role;
 
