@@ -35,10 +35,11 @@ from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
 from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Table
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
-from dynamics_sync.sync.clock import SystemClock
+from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.events import emit
+from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
-from dynamics_sync.sync.worker import LeasedGateway, StoppableClock, Worker, WorkerSettings
+from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.web.health import Check, Health, health_app
 
 TARGET = "dynamics"
@@ -200,15 +201,9 @@ def _worker(
     settings: Settings, stores: Stores, gateway: DataverseGateway, records: PostgresRecords, clock: StoppableClock
 ) -> Worker:
     send_timeout = _send_timeout(settings)
-    worker_settings = WorkerSettings(
-        concurrency=settings.concurrency,
-        poll_seconds=settings.poll_seconds,
-        lease_seconds=2 * send_timeout,
-        request_timeout_seconds=send_timeout,
-        shutdown_seconds=send_timeout + 5,
-    )
-    outbox = PostgresOutbox(stores.pool, TARGET, worker_settings.lease_seconds)
-    leased = LeasedGateway(gateway, outbox, clock, worker_settings)
+    lease_seconds = 2 * send_timeout
+    outbox = PostgresOutbox(stores.pool, TARGET, lease_seconds)
+    leased = LeasedGateway(gateway, outbox, clock, lease_seconds=lease_seconds, send_seconds=send_timeout)
     service = HLFDynamicsSyncService(
         breaker=stores.breaker,
         policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
@@ -224,7 +219,7 @@ def _worker(
         leases=leased,
         read_ahead=records.read_ahead,
         clock=clock,
-        settings=worker_settings,
+        settings=WorkerSettings(settings.concurrency, settings.poll_seconds, shutdown_seconds=send_timeout + 5),
     )
 
 

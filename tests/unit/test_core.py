@@ -118,7 +118,7 @@ def test_a_value_in_dynamics_terms(declared: Any, value: object, written: dict[s
 def test_what_has_no_form_in_dynamics(declared: Any, value: object, code: str) -> None:
     with pytest.raises(UnsendableError) as caught:
         people(c=declared).body({"c": value})
-    assert (caught.value.code, caught.value.column) == (code, "c")
+    assert (caught.value.code, caught.value.name) == (code, "c")
 
 
 @pytest.mark.parametrize("character", "/<>*%&:\\?+")

@@ -38,6 +38,10 @@ _EXPLANATIONS = {
     "internal_error": "dynamics-sync met an error of its own with this record. Look for `sync.interrupted` in the log.",
     "circuit_open": "The circuit was open: Dynamics was not well, and nothing was sent.",
     "token": "No access token could be had. Check tenant, client id and client secret.",
+    "database.unreadable": "The record's table cannot be read as the mapping says: the table or a column is gone, or "
+    "service_role may not read it. `dynamics-sync run` names it when it starts; put it right and replay.",
+    "database.unreadable_value": "A value of the record cannot be read, such as the date `infinity`, or its key no "
+    "longer has the type of the key's column. Correct the record and replay.",
     "mapping.unknown_table": "The table is watched, but no mapping names it. Add it to the mapping.",
     "mapping.unknown_choice": "A text has no number in the mapping's choices. Add it to the mapping.",
     "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",

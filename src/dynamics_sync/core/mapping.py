@@ -4,7 +4,6 @@ The form of the file is described in `docs/mapping.md`; `certifications/mapping.
 """
 
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -24,12 +23,14 @@ FORBIDDEN_KEY_CHARACTERS = frozenset("/<>*%&:\\?+")
 JsonValue = str | int | float | bool | None
 
 
-@dataclass(frozen=True, slots=True)
 class UnsendableError(Exception):
-    """The record has no form in Dynamics. Carries a code of ours and the column's name, never a value."""
+    """The record cannot be read, or has no form in Dynamics. Carries a code of ours and the name of the column or
+    table, never a value."""
 
-    code: str
-    column: str
+    def __init__(self, code: str, name: str) -> None:
+        super().__init__(code, name)
+        self.code = code
+        self.name = name
 
 
 class DeleteRule(StrEnum):

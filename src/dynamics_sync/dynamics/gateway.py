@@ -43,7 +43,7 @@ class Records(Protocol):
     """Where the present state of a record is read."""
 
     async def read(self, operation: SyncOperation) -> MappingOf[str, object] | None:
-        """The mapped columns, or None if the record is gone."""
+        """The mapped columns, or None if the record is gone; UnsendableError if its table cannot be read."""
         ...
 
 
@@ -108,8 +108,8 @@ class DataverseGateway:
         table = self._mapping.table(operation.source_table)
         if table is None:
             return Unsendable("mapping.unknown_table")
-        row = await self._records.read(operation)
         try:
+            row = await self._records.read(operation)
             address = table.address(operation.record_key)
             if row is None:
                 return await self._remove(operation, table, address)

@@ -18,6 +18,18 @@ Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 CONNECT_TIMEOUT_SECONDS = 10
+
+CONNECTION_OPTIONS = {
+    "prepare_threshold": None,
+    "autocommit": True,
+    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
+"""A server that a network silently cut off is noticed within 20 s, in a statement within 10."""
+
 POOL_TIMEOUT_SECONDS = 5.0
 """How long work waits for a connection; and how long the pool tries to replace a lost one before it begins anew, as its
 pauses double: left at its default it would find a database only minutes after it is back."""
@@ -40,7 +52,7 @@ def make_pool(database_url: str, size: int) -> Pool:
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=POOL_TIMEOUT_SECONDS,
         open=False,
-        kwargs={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_SECONDS, "autocommit": True},
+        kwargs=CONNECTION_OPTIONS,
     )
 
 
@@ -50,9 +62,8 @@ async def connect(database_url: str, **options: Any) -> Connection:
     Raises:
         DatabaseError: it cannot be had; the message says why and what to do.
     """
-    with_timeout = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, "prepare_threshold": None, "autocommit": True} | options
     try:
-        return await psycopg.AsyncConnection.connect(database_url, **with_timeout)
+        return await psycopg.AsyncConnection.connect(database_url, **(CONNECTION_OPTIONS | options))
     except psycopg.Error as error:
         raise DatabaseError(_why_no_connection(database_url, error)) from None
 

@@ -10,10 +10,10 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from dynamics_sync.core.errors import MappingError
-from dynamics_sync.core.mapping import Mapping, TableMapping
+from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Connection, Pool, translated
+from dynamics_sync.postgres.connections import Connection, Pool, translated
 from dynamics_sync.sync.ports import Clock
 
 COLUMNS_OF = """
@@ -33,6 +33,12 @@ select has_table_privilege('service_role', to_regclass(%s), 'select'),
   (select rolbypassrls or rolsuper from pg_roles where rolname = 'service_role')
 """
 
+AS_READER = """
+select set_config('role', 'service_role', true), set_config('row_security', 'off', true),
+  set_config('statement_timeout', '5s', true)
+"""
+"""With row_security off a row that a policy hides is an error; hidden, it would look like a deleted one. The time-out
+is for tables that somebody has locked."""
 
 Row = MappingOf[str, object]
 """Values by column."""
@@ -43,7 +49,7 @@ AHEAD_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    row: Row | None
+    row: Row | UnsendableError | None
     read_at: float
 
 
@@ -66,11 +72,21 @@ class PostgresRecords:
         self._ahead: dict[SyncOperation, _Reading] = {}
 
     async def read(self, operation: SyncOperation) -> Row | None:
-        """The mapped columns of the record's row, or None if there is none."""
+        """The mapped columns of the record's row, or None if there is none.
+
+        Raises:
+            UnsendableError: its table cannot be read: it is gone, or a column, or service_role's right to read it. Or
+                the record cannot: a value has no form in Python.
+            DatabaseError: no table can be read for now.
+        """
         ahead = self._ahead.pop(operation, None)
         if ahead is not None and ahead.read_at > self._clock.monotonic() - AHEAD_SECONDS:
-            return ahead.row
-        return await self._read_many(operation)
+            row = ahead.row
+        else:
+            row = await self._read_many(operation)
+        if isinstance(row, UnsendableError):
+            raise row
+        return row
 
     async def read_ahead(self, operations: Sequence[SyncOperation]) -> None:
         """Read just claimed records at once, each for the one `read` that comes first if it comes soon.
@@ -85,30 +101,32 @@ class PostgresRecords:
         }
         self._ahead |= {operation: _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
 
-    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | None]:
-        rows: dict[tuple[str, str], Row] = {}
+    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | UnsendableError | None]:
+        rows: dict[tuple[str, str], Row | UnsendableError] = {}
         for source in {operation.source_table for operation in operations}:
             keys = [operation.record_key for operation in operations if operation.source_table == source]
             for key, row in (await self._read_table(source, keys)).items():
                 rows[source, key] = row
         return [rows.get((operation.source_table, operation.record_key)) for operation in operations]
 
-    async def _read_table(self, source: str, keys: Sequence[str]) -> dict[str, Row]:
+    async def _read_table(self, source: str, keys: Sequence[str]) -> MappingOf[str, Row | UnsendableError]:
         try:
             return await self._select(self._tables[source], keys)
         except psycopg.DataError:
-            # One key that its column's type cannot take must not keep the others from being read.
+            # One record, by its key or a value that has no form in Python, must not keep the others from being read.
             if len(keys) == 1:
-                return {}
+                return {keys[0]: UnsendableError("database.unreadable_value", source)}
             single = [await self._read_table(source, [key]) for key in keys]
             return {key: row for rows in single for key, row in rows.items()}
+        except psycopg.ProgrammingError:
+            return {key: UnsendableError("database.unreadable", source) for key in keys}
         except psycopg.Error as error:
             raise translated(error) from None
 
     async def _select(self, table: _Table, keys: Sequence[str]) -> dict[str, Row]:
         async with self._pool.connection() as connection:
             async with connection.pipeline(), connection.transaction():
-                await connection.execute(AS_SERVICE_ROLE)
+                await connection.execute(AS_READER)
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(table.query, [list(keys)])
             return {str(row[table.key]): row for row in await cursor.fetchall()}

@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from dynamics_sync.core.circuit import CircuitState
-from dynamics_sync.core.errors import DatabaseError, DynamicsSyncError
+from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation
-from dynamics_sync.core.outcome import Outcome
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.sync.clock import StoppableClock, StoppedError
 from dynamics_sync.sync.events import emit
-from dynamics_sync.sync.ports import CircuitStore, Clock, Gateway, Outbox
+from dynamics_sync.sync.lease import LeasedGateway, LeaseLostError
+from dynamics_sync.sync.ports import CircuitStore, Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
 SETTLE_LINGER_SECONDS = 0.04
@@ -26,29 +26,14 @@ REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
 
 
-class LeaseLostError(DynamicsSyncError):
-    """Another worker holds the record now; it is that one's to send."""
-
-
-class StoppedError(DynamicsSyncError):
-    """The worker stopped while an operation waited for its next try."""
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How much a worker does at once, and how long it waits.
-
-    Raises:
-        ValueError: the lease does not outlast a request.
-    """
+    """How much a worker does at once, and how long it waits."""
 
     concurrency: int = 64
     """Records being sent at once."""
     poll_seconds: float = 1.0
     """How soon a change is found without a wake-up."""
-    lease_seconds: float = 90.0
-    request_timeout_seconds: float = 45.0
-    """The longest that `Gateway.send` takes, the token and the reading of the record included."""
     shutdown_seconds: float = 50.0
     """How long a stop waits for requests in flight."""
 
@@ -61,79 +46,6 @@ class WorkerSettings:
     def most_held(self) -> int:
         """Records claimed and not yet settled, so that a slow database keeps memory bounded (I8)."""
         return 8 * self.concurrency
-
-    def __post_init__(self) -> None:
-        if self.lease_seconds <= self.request_timeout_seconds:
-            raise ValueError("lease_seconds must be longer than request_timeout_seconds")
-
-
-class LeasedGateway:
-    """A gateway that makes no request unless the record's lease outlasts it."""
-
-    def __init__(self, gateway: Gateway, outbox: Outbox, clock: Clock, settings: WorkerSettings) -> None:
-        self._gateway = gateway
-        self._outbox = outbox
-        self._clock = clock
-        self._settings = settings
-        self._leases: dict[int, float] = {}
-
-    def begin(self, operation: SyncOperation, claimed_at: float) -> None:
-        """Note a lease that was asked for at the monotonic time `claimed_at`."""
-        self._leases[operation.outbox_id] = claimed_at + self._settings.lease_seconds
-
-    def end(self, operation: SyncOperation) -> None:
-        self._leases.pop(operation.outbox_id, None)
-
-    async def send(self, operation: SyncOperation) -> Outcome:
-        """As the gateway's; LeaseLostError where the record belongs to another worker by now."""
-        now = self._clock.monotonic()
-        if self._leases[operation.outbox_id] < now + self._settings.request_timeout_seconds:
-            if not await self._outbox.renew(operation):
-                raise LeaseLostError("The lease ended before the request; another worker sends the record.")
-            self.begin(operation, now)
-        return await self._gateway.send(operation)
-
-    async def renew_token(self) -> None:
-        await self._gateway.renew_token()
-
-
-class StoppableClock:
-    """A clock whose waits end early when the worker stops, so that a stop need not sit out a back-off."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._stopped = asyncio.Event()
-
-    def now(self) -> datetime:
-        return self._clock.now()
-
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait; StoppedError when the worker stops before the time is over."""
-        await self.sleep_or(self._stopped, seconds)
-        if self._stopped.is_set():
-            raise StoppedError("The worker stopped while the operation waited for its next try.")
-
-    async def sleep_or(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait until the event is set, the worker stops, or the time is over."""
-        waits = [
-            asyncio.ensure_future(wait) for wait in (self._clock.sleep(seconds), event.wait(), self._stopped.wait())
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    def stop(self) -> None:
-        """End every wait, and each that begins from now on."""
-        self._stopped.set()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stopped.is_set()
 
 
 class Worker:
@@ -282,7 +194,7 @@ class Worker:
             await self._outbox.release(operation, attempts)
 
     def _settle_soon(self, operation: SyncOperation, applied: Applied) -> None:
-        """Settle it together with what arrives in the next moments."""
+        """Settle it together with what arrives in the next moments; at once while stopping."""
         if not self._arrived:
             settlement = asyncio.create_task(self._settle())
             self._settlements.add(settlement)
@@ -293,7 +205,8 @@ class Worker:
             self._more_room.set()
 
     async def _settle(self) -> None:
-        await asyncio.sleep(SETTLE_LINGER_SECONDS)
+        with contextlib.suppress(StoppedError):
+            await self._clock.sleep(SETTLE_LINGER_SECONDS)
         arrived, self._arrived = self._arrived, []
         try:
             await self._outbox.settle(arrived)
