@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import socket
 import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,18 +10,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import aiohttp
-import uvicorn
 from pydantic import SecretStr
 
 from dynamics_sync.core.circuit import CircuitSettings
-from dynamics_sync.core.errors import ConfigurationError, CredentialsError, MappingError
+from dynamics_sync.core.errors import ConfigurationError, MappingError
 from dynamics_sync.core.mapping import Column as MappedColumn
 from dynamics_sync.core.mapping import ColumnKind as MappedKind
 from dynamics_sync.core.mapping import Mapping, TableMapping, parse_mapping
 from dynamics_sync.core.retry import RetryPolicy
-from dynamics_sync.dynamics.answers import connection_error_code
-from dynamics_sync.dynamics.gateway import DataverseGateway, check_dynamics_url, open_session
+from dynamics_sync.dynamics.checks import check_dynamics_url
+from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
@@ -36,11 +33,11 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Table
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
-from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.web.health import Check, Health, health_app
+from dynamics_sync.web.server import Server, make_server
 
 TARGET = "dynamics"
 POOL_SIZE = 6
@@ -248,40 +245,6 @@ def _dynamics(settings: Settings) -> tuple[str, Credentials]:
     return check_dynamics_url(settings.dynamics_url), credentials
 
 
-async def check_dynamics(engine: Engine) -> None:
-    """Ask Dynamics who we are. A Dynamics that is down is normal and waited for; a wrong setting is not.
-
-    Raises:
-        ConfigurationError, CredentialsError: no waiting will help; the message says what to do.
-    """
-    try:
-        answer = await engine.gateway.who_am_i()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        code = connection_error_code(error)
-        if code == "dns":
-            raise ConfigurationError(
-                "The host of DYNAMICS_SYNC_DYNAMICS_URL does not exist. Correct the address."
-            ) from None
-        if code == "tls":
-            raise ConfigurationError(
-                "The certificate of the Dynamics host is not trusted. Name the authority in DYNAMICS_SYNC_CA_FILE, or "
-                "correct DYNAMICS_SYNC_DYNAMICS_URL."
-            ) from None
-        emit("dynamics.unavailable", "warning", error_code=code)
-        return
-    if answer.status in (401, 403):
-        raise CredentialsError(
-            "Dynamics did not accept the access token. Make the app registration an application user of this "
-            "environment, with a security role that may write the mapped tables."
-        )
-    if answer.status in (200, 408, 429) or answer.status >= 500:
-        return
-    raise ConfigurationError(
-        "What answers at DYNAMICS_SYNC_DYNAMICS_URL is not the Dataverse Web API. Correct the address: it looks like "
-        "https://yourorg.crm4.dynamics.com, without a path."
-    )
-
-
 async def run_worker(engine: Engine) -> None:
     """Work until the worker is stopped or this is cancelled."""
     gc.set_threshold(GARBAGE_THRESHOLD)
@@ -294,30 +257,7 @@ async def run_worker(engine: Engine) -> None:
             await listening
 
 
-class HealthServer(uvicorn.Server):
-    """The health pages, stopped by whoever started them: signals are the command's to handle."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def listen_for_health(settings: Settings) -> socket.socket:
-    """The socket of the health pages.
-
-    Raises:
-        ConfigurationError: the port is taken.
-    """
-    try:
-        return socket.create_server((settings.host, settings.port))
-    except OSError:
-        raise ConfigurationError(
-            f"Port {settings.port} on {settings.host} cannot be used: another program has it. Set DYNAMICS_SYNC_PORT, "
-            "or run with --no-web."
-        ) from None
-
-
-def health_server(stores: Stores, tokens: Tokens | None = None) -> HealthServer:
+def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
     """The health pages as a server, not yet running. Without tokens they don't ask for one."""
 
     async def database_answers() -> None:
@@ -335,5 +275,4 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> HealthServer:
             await tokens.get()
 
         checks["token"] = token_is_had
-    app = health_app(Health(checks, stores.breaker.status))
-    return HealthServer(uvicorn.Config(app, log_config=None, access_log=False))
+    return make_server(health_app(Health(checks, stores.breaker.status)))

@@ -21,6 +21,7 @@ from dynamics_sync import app
 from dynamics_sync.core.errors import ConfigurationError, DynamicsSyncError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import QueueStatus
+from dynamics_sync.dynamics.checks import check_dynamics
 from dynamics_sync.logs import configure_logging
 from dynamics_sync.postgres.migrate import migrate as apply_migrations
 from dynamics_sync.postgres.retry_queue import QueueEntry
@@ -28,6 +29,7 @@ from dynamics_sync.settings import Settings, load_settings, operator_name
 from dynamics_sync.simulator import Simulator, SimulatorConfig, load_tables
 from dynamics_sync.sync.events import emit
 from dynamics_sync.web.health import circuit_document
+from dynamics_sync.web.server import Server, listening_socket
 
 T = TypeVar("T")
 
@@ -113,19 +115,19 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
             await _serve(settings, app.health_server(stores) if web else None, None)
         return
     async with _dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
-        await app.check_dynamics(engine)
+        await check_dynamics(engine.gateway)
         server = app.health_server(engine.stores, engine.tokens) if web else None
         await _serve(settings, server, engine if worker else None)
 
 
-async def _serve(settings: Settings, server: app.HealthServer | None, engine: app.Engine | None) -> None:
+async def _serve(settings: Settings, server: Server | None, engine: app.Engine | None) -> None:
     """Run what there is until SIGTERM or Ctrl-C, then end it in order."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     jobs: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     if server is not None:
-        jobs.append(asyncio.create_task(server.serve([app.listen_for_health(settings)])))
+        jobs.append(asyncio.create_task(server.serve([listening_socket(settings.host, settings.port)])))
     if engine is not None:
         jobs.append(asyncio.create_task(app.run_worker(engine)))
     await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from dynamics_sync import app
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
 from dynamics_sync.dynamics import tokens
+from dynamics_sync.dynamics.checks import check_dynamics
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
 from dynamics_sync.simulator import Simulator, SimulatorConfig
 from dynamics_sync.simulator.tls import make_certificate
@@ -284,7 +285,7 @@ async def test_a_dynamics_that_redirects_gets_no_second_request_and_is_no_succes
             settings = settings.model_copy(update={"dynamics_url": dynamics})
             async with app.open_engine(settings, database) as engine:
                 with pytest.raises(ConfigurationError, match="is not the Dataverse Web API"):
-                    await app.check_dynamics(engine)
+                    await check_dynamics(engine.gateway)
                 working = asyncio.create_task(app.run_worker(engine))
                 await on.issue()
                 await on.settled()

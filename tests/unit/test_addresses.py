@@ -3,7 +3,7 @@
 import pytest
 
 from dynamics_sync.core.errors import ConfigurationError
-from dynamics_sync.dynamics.gateway import check_dynamics_url
+from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.tokens import Credentials, EntraRequest, LoopbackRequest, token_request
 from support.clock import FakeClock
 

@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Callable
 from collections.abc import Mapping as MappingOf
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -23,7 +22,6 @@ from dynamics_sync.core.outcome import (
     classify_removal,
     classify_write,
 )
-from dynamics_sync.dynamics.addresses import may_carry_secrets
 from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from, connection_error_code
 from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
@@ -45,21 +43,6 @@ class Records(Protocol):
     async def read(self, operation: SyncOperation) -> MappingOf[str, object] | None:
         """The mapped columns, or None if the record is gone; UnsendableError if its table cannot be read."""
         ...
-
-
-def check_dynamics_url(url: str) -> str:
-    """The address of the environment, without a path.
-
-    Raises:
-        ConfigurationError: it is no https:// address, nor http:// on this machine.
-    """
-    if may_carry_secrets(url):
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc}"
-    raise ConfigurationError(
-        "DYNAMICS_SYNC_DYNAMICS_URL must look like https://yourorg.crm4.dynamics.com. Plain http:// is taken only for "
-        "this machine itself (127.0.0.1, ::1, localhost)."
-    )
 
 
 def open_session(ca_file: str | None, timeout_seconds: float, connections: int) -> aiohttp.ClientSession:
