@@ -160,4 +160,5 @@ async def test_a_wrong_mapping(database: str, dynamics: Simulator, tmp_path: Pat
 async def test_a_port_that_is_taken(database: str, dynamics: Simulator, tmp_path: Path) -> None:
     port = str(urlsplit(dynamics.url).port)
     settings: dict[str, Any] = pointing_at(dynamics) | {"port": port}
-    await refused_start(tmp_path, f"Port {port} on 127.0.0.1 cannot be used", database_url=database, **settings)
+    refusal = f"cannot be served on port {port} of 127.0.0.1: Address already in use"
+    await refused_start(tmp_path, refusal, database_url=database, **settings)
