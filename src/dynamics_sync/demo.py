@@ -72,7 +72,7 @@ class _State:
             "applied in Dynamics",
             "queue for a person",
             "requests",
-            "failed",
+            "of them refused",
         ):
             numbers.add_column(heading, style="bold")
         numbers.add_row(
@@ -159,12 +159,12 @@ class _Story:
         self.state.requests = len(requests)
         self.state.failed_requests = sum(1 for noted in requests if (noted["status"] or 599) >= 400)
 
-    async def step(self, title: str, done: str, until: str) -> None:
+    async def step(self, title: str, done: str, until: Callable[[_State], bool]) -> None:
         """Show a title until a condition on the state holds; DemoError if it does not come true."""
         self.state.title = title
         try:
             async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
-                while not _CONDITIONS[until](self.state):
+                while not until(self.state):
                     await asyncio.sleep(0.1)
                     await self.look()
         except TimeoutError:
@@ -198,12 +198,20 @@ class _Story:
         return await (await self._user.execute(query.encode())).fetchall()
 
 
-_CONDITIONS: dict[str, Callable[[_State], bool]] = {
-    "drained": lambda state: state.waiting == 0 and state.circuit is CircuitState.CLOSED,
-    "open": lambda state: state.circuit is CircuitState.OPEN,
-    "one refused": lambda state: state.queued > 0 and state.waiting == 0,
-    "queue empty": lambda state: state.queued == 0 and state.waiting == 0,
-}
+def _drained(state: _State) -> bool:
+    return state.waiting == 0 and state.circuit is CircuitState.CLOSED
+
+
+def _opened(state: _State) -> bool:
+    return state.circuit is CircuitState.OPEN
+
+
+def _one_refused(state: _State) -> bool:
+    return state.queued > 0 and state.waiting == 0
+
+
+def _queue_empty(state: _State) -> bool:
+    return state.queued == 0 and state.waiting == 0
 
 
 async def _tell(console: Console, database_url: str) -> bool:
@@ -233,7 +241,7 @@ async def _acts(story: _Story) -> None:
     await story.step(
         f"{CERTIFICATIONS} certifications are committed in PostgreSQL …",
         f"{CERTIFICATIONS} certifications were committed and arrived in Dynamics, one request each",
-        "drained",
+        _drained,
     )
     refused = ids[-1]
     await story.fault(kind="status", status=400, key=str(refused))
@@ -241,14 +249,14 @@ async def _acts(story: _Story) -> None:
     await story.step(
         "Dynamics refuses one record with a 400 …",
         "One record was refused with a 400: not retried, in the queue as [bold]requires_investigation[/]",
-        "one refused",
+        _one_refused,
     )
     await story.fault(kind="status", status=503)
     await story.change(ids[:10], "expiring")
     await story.step(
         "Dynamics answers 503 to everything …",
         "Dynamics answered 503: after 3 failures in a row the circuit [bold red]opened[/]",
-        "open",
+        _opened,
     )
     await _silence(story, ids)
     await story.lift_faults()
@@ -256,14 +264,14 @@ async def _acts(story: _Story) -> None:
     await story.step(
         "Dynamics is back; one probe is let through when the cool-down ends …",
         "One probe got through, the circuit [bold green]closed[/], the backlog drained",
-        "drained",
+        _drained,
     )
     await story.lift_faults()
     await story.replay_queue()
     await story.step(
         "The cause is put right; a person replays the queue …",
         "What was in the queue was replayed and arrived",
-        "queue empty",
+        _queue_empty,
     )
 
 
