@@ -16,7 +16,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.dynamics.gateway import REQUEST_HEADERS
 from dynamics_sync.logs import configure_logging
 from dynamics_sync.postgres.connections import connect
@@ -78,7 +78,7 @@ async def bare_patches(url: str) -> float:
 
 async def through_the_worker(database_url: str, url: str) -> float:
     """Changed certifications a second, from the first claim to the last settlement."""
-    settings = app.with_simulator(load_settings(database_url=database_url, concurrency=IN_FLIGHT), url)
+    settings = sandbox.with_simulator(load_settings(database_url=database_url, concurrency=IN_FLIGHT), url)
     async with app.open_engine(settings, database_url) as engine, await connect(database_url) as user:
         await user.execute(
             "update public.certifications set status = case status when 'active' then 'expired' else 'active' end"

@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError, MappingError
-from dynamics_sync.core.mapping import Column as MappedColumn
-from dynamics_sync.core.mapping import ColumnKind as MappedKind
-from dynamics_sync.core.mapping import Mapping, TableMapping, parse_mapping
+from dynamics_sync.core.mapping import Mapping, parse_mapping
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
@@ -30,7 +26,6 @@ from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.postgres.records import PostgresRecords, check_mapping
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
-from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Table
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.lease import LeasedGateway
@@ -73,42 +68,6 @@ def read_mapping(path: Path | None) -> Mapping:
         raise MappingError(f"The mapping {path} cannot be read. Correct DYNAMICS_SYNC_MAPPING.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MappingError(f"The mapping {path} is not valid TOML: {error}. Correct it and start again.") from None
-
-
-def simulator_tables(mapping: Mapping) -> tuple[Table, ...]:
-    """The Dataverse tables that a mapping writes to, for the simulator."""
-    return tuple(_simulated(table) for table in mapping.tables)
-
-
-def _simulated(table: TableMapping) -> Table:
-    columns = [_simulated_column(column) for column in table.columns.values()]
-    key = Column(table.alternate_key, ColumnKind.TEXT, max_length=100)
-    keys = (AlternateKey(f"{table.alternate_key}_key", (table.alternate_key,)),)
-    return Table(table.logical_name, table.entity_set, f"{table.logical_name}id", (key, *columns), keys)
-
-
-def _simulated_column(column: MappedColumn) -> Column:
-    if column.choices is not None:
-        return Column(column.to, ColumnKind.CHOICE, options=tuple(column.choices.values()))
-    if column.lookup is not None:
-        name = column.to.lower()
-        target = column.lookup.entity_set
-        return Column(name, ColumnKind.LOOKUP, navigation_property=column.to, lookup_target=target)
-    kinds = {MappedKind.DATE: ColumnKind.DATE, MappedKind.DATETIME: ColumnKind.DATETIME}
-    return Column(column.to, kinds.get(column.kind, ColumnKind.TEXT))
-
-
-def with_simulator(settings: Settings, url: str) -> Settings:
-    """The settings for a simulator at that address."""
-    return settings.model_copy(
-        update={
-            "dynamics_url": url,
-            "authority_url": url,
-            "tenant_id": "demo",
-            "client_id": "demo",
-            "client_secret": SecretStr("demo"),
-        }
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.core.errors import ConfigurationError, DynamicsSyncError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import QueueStatus
@@ -114,7 +113,7 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
             emit("worker.disabled", "warning")
             await _serve(settings, app.health_server(stores) if web else None, None)
         return
-    async with _dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
+    async with sandbox.dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
         await check_dynamics(engine.gateway)
         server = app.health_server(engine.stores, engine.tokens) if web else None
         await _serve(settings, server, engine if worker else None)
@@ -139,21 +138,6 @@ async def _serve(settings: Settings, server: Server | None, engine: app.Engine |
     await asyncio.gather(*jobs)
 
 
-@asynccontextmanager
-async def _dynamics_or_simulator(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings, completed with a simulator where no Dynamics is named."""
-    if settings.dynamics_url is not None:
-        yield settings
-        return
-    tables = app.simulator_tables(app.read_mapping(settings.mapping))
-    async with Simulator(SimulatorConfig(tables)) as simulator:
-        Console(stderr=True).print(
-            f"[bold yellow]No DYNAMICS_SYNC_DYNAMICS_URL is set: changes go to a SIMULATOR at {simulator.url}, "
-            "not to Dynamics 365.[/]"
-        )
-        yield app.with_simulator(settings, simulator.url)
-
-
 @commands.command()
 def simulator(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8081,
@@ -166,7 +150,9 @@ def simulator(
 ) -> None:
     """Run a local Dataverse that can be told to fail."""
     try:
-        declared = load_tables(tables) if tables else app.simulator_tables(app.read_mapping(load_settings().mapping))
+        declared = (
+            load_tables(tables) if tables else sandbox.simulator_tables(app.read_mapping(load_settings().mapping))
+        )
         config = SimulatorConfig(
             declared, port=port, tls=tls, ca_file=ca_file if tls else None, token_lifetime_seconds=token_lifetime
         )

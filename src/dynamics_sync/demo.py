@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.core.operation import QueueStatus
@@ -216,9 +216,9 @@ def _queue_empty(state: _State) -> bool:
 
 async def _tell(console: Console, database_url: str) -> bool:
     await migrate(database_url)
-    tables = app.simulator_tables(app.read_mapping(None))
+    tables = sandbox.simulator_tables(app.read_mapping(None))
     async with Simulator(SimulatorConfig(tables)) as simulator, aiohttp.ClientSession() as http:
-        settings = app.with_simulator(
+        settings = sandbox.with_simulator(
             load_settings(database_url=database_url, mapping=None, enabled=True), simulator.url
         ).model_copy(update={"cool_down_seconds": COOL_DOWN_SECONDS, "base_delay_ms": 300, "poll_seconds": 0.2})
         async with app.open_engine(settings, database_url) as engine, await connect(database_url) as user:

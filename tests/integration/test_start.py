@@ -8,13 +8,13 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.simulator import Simulator, SimulatorConfig
 from support.commands import free_port, refused, start
 from support.postgres import Cluster
 
 SECRET = "s3cret~value"
-TABLES = app.simulator_tables(app.read_mapping(None))
+TABLES = sandbox.simulator_tables(app.read_mapping(None))
 
 
 @pytest.fixture

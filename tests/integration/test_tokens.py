@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
 from dynamics_sync.dynamics import tokens
 from dynamics_sync.dynamics.checks import check_dynamics
@@ -24,7 +24,7 @@ from support.clock import FakeClock
 from support.commands import worker_process
 from support.engine import ENTITY_SET, Stage, engine_settings, stage
 
-TABLES = app.simulator_tables(app.read_mapping(None))
+TABLES = sandbox.simulator_tables(app.read_mapping(None))
 SECRET = "s3cret~value"
 HOUR = 3600.0
 

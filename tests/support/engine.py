@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import aiohttp
 
-from dynamics_sync import app
+from dynamics_sync import app, sandbox
 from dynamics_sync.postgres.connections import Connection, connect
 from dynamics_sync.settings import Settings, load_settings
 from dynamics_sync.simulator import Simulator, SimulatorConfig
@@ -90,7 +90,7 @@ class Stage:
 def engine_settings(database_url: str, simulator_url: str, **overrides: object) -> Settings:
     """Fast settings against a simulator."""
     fast: dict[str, object] = {"base_delay_ms": 10, "cool_down_seconds": 0.4, "poll_seconds": 0.05}
-    return app.with_simulator(load_settings(database_url=database_url, **(fast | overrides)), simulator_url)
+    return sandbox.with_simulator(load_settings(database_url=database_url, **(fast | overrides)), simulator_url)
 
 
 def trusting(ca_file: Path | None) -> aiohttp.TCPConnector:
@@ -103,7 +103,7 @@ async def stage(
     database_url: str, *, working: bool = True, simulated: Mapping[str, Any] | None = None, **overrides: object
 ) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself."""
-    config = SimulatorConfig(app.simulator_tables(app.read_mapping(None)), **(simulated or {}))
+    config = SimulatorConfig(sandbox.simulator_tables(app.read_mapping(None)), **(simulated or {}))
     async with (
         Simulator(config) as simulator,
         aiohttp.ClientSession(connector=trusting(simulator.ca_file)) as http,

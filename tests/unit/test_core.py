@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from dynamics_sync.app import read_mapping, simulator_tables
+from dynamics_sync.app import read_mapping
 from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError, parse_mapping
@@ -25,6 +25,7 @@ from dynamics_sync.core.outcome import (
     classify_write,
 )
 from dynamics_sync.core.redaction import error_code, loggable
+from dynamics_sync.sandbox import simulator_tables
 
 DATAVERSE = {"is_dataverse_error": True}
 
