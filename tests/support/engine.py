@@ -100,16 +100,21 @@ def trusting(ca_file: Path | None) -> aiohttp.TCPConnector:
 
 @asynccontextmanager
 async def stage(
-    database_url: str, *, working: bool = True, simulated: Mapping[str, Any] | None = None, **overrides: object
+    database_url: str,
+    *,
+    working: bool = True,
+    simulated: Mapping[str, Any] | None = None,
+    mapping: Path | None = None,
+    **overrides: object,
 ) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself."""
-    config = SimulatorConfig(app.simulator_tables(app.read_mapping(None)), **(simulated or {}))
+    config = SimulatorConfig(app.simulator_tables(app.read_mapping(mapping)), **(simulated or {}))
     async with (
         Simulator(config) as simulator,
         aiohttp.ClientSession(connector=trusting(simulator.ca_file)) as http,
         await connect(database_url) as user,
     ):
-        overrides = {"ca_file": simulator.ca_file} | overrides
+        overrides = {"ca_file": simulator.ca_file, "mapping": mapping} | overrides
         settings = engine_settings(database_url, simulator.url, **overrides)
         async with app.open_engine(settings, database_url) as engine:
             organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
