@@ -92,7 +92,7 @@ async def drive_every_path(on: Stage, worker: WorkerProcess, database: str, cwd:
         await on.settled()
 
     await add()
-    held = json.dumps(list((await stored(on)).values()), ensure_ascii=False)
+    held = json.dumps(list((await on.records("hlf_certifications")).values()), ensure_ascii=False)
     assert all(text in held for text in (NAME, EMAIL, PHONE, SECRET, JWT))  # so there was something to leak
     await add(grade=EMAIL)
     await add(born_on="infinity")
@@ -162,11 +162,6 @@ async def refusals(on: Stage, database: str, cwd: Path, mapping: Path) -> list[s
         assert len(done.stderr) > 40
         shown += [done.stdout, done.stderr]
     return shown
-
-
-async def stored(on: Stage) -> dict[str, dict[str, object]]:
-    async with on.http.get(f"{on.simulator.url}/_simulator/records/hlf_certifications") as response:
-        return {record["key"]: record["attributes"] for record in await response.json()}
 
 
 def password_of(database: str) -> list[str]:

@@ -16,6 +16,7 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from support.commands import worker_process
 from support.engine import stage
+from support.postgres import EVERYTHING
 
 TERMINATE_ALL = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -39,7 +40,7 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedPostgres]:
 
 
 async def test_a_stopped_server_is_waited_for_and_nothing_is_lost(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
         worker_process(on, own_server.url, tmp_path) as worker,
@@ -74,7 +75,7 @@ async def test_a_stopped_server_is_waited_for_and_nothing_is_lost(own_server: Em
 async def test_what_is_in_flight_when_the_server_stops_arrives_when_it_is_back(
     own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
         worker_process(on, own_server.url, tmp_path, request_timeout_seconds="1") as worker,
@@ -95,7 +96,7 @@ async def test_what_is_in_flight_when_the_server_stops_arrives_when_it_is_back(
 
 
 async def test_sigterm_ends_a_worker_whose_database_is_gone(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
         worker_process(on, own_server.url, tmp_path) as worker,

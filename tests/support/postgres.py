@@ -11,9 +11,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from dynamics_sync.app import CERTIFICATIONS
 from dynamics_sync.postgres.binaries import wheel_binaries
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from dynamics_sync.postgres.migrate import migrate
+from dynamics_sync.postgres.migrate import MACHINERY, migrate
+
+EVERYTHING = (MACHINERY, CERTIFICATIONS)
+MIGRATIONS = [migration for each in EVERYTHING for migration in each.migrations()]
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 SERVERS = ("pg15", "pg17", "pg18")
@@ -58,5 +62,5 @@ def cluster(bindir: Path) -> Iterator[Cluster]:
     with EmbeddedPostgres(bindir=bindir, durable=False) as server:
         made = Cluster(server.url)
         made._run("create database {}", "migrated")
-        asyncio.run(migrate(made.url_of("migrated")))
+        asyncio.run(migrate(made.url_of("migrated"), EVERYTHING))
         yield made
