@@ -40,13 +40,13 @@ class MigrationSet:
     """How they are told from other sets, and from the user's own, in the shared table."""
 
     def migrations(self) -> list[Migration]:
-        """All of this version of the program."""
+        """All of this version of the program, oldest first."""
         found = []
         for file in files(self.package).joinpath("migrations").iterdir():
             if file.name.endswith(".sql"):
                 version, _, name = file.name.removesuffix(".sql").partition("_")
                 found.append(Migration(version, name, file.read_text(encoding="utf-8")))
-        return found
+        return sorted(found, key=lambda migration: migration.version)
 
 
 MACHINERY = MigrationSet("dynamics_sync.postgres", "dynamics_sync_")
