@@ -94,7 +94,7 @@ async def through_the_worker(database_url: str, url: str) -> float:
 
 
 async def prepare(database_url: str) -> None:
-    await migrate(database_url)
+    await migrate(database_url, app.migration_sets(load_settings()))
     organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
     async with await connect(database_url) as user:
         await user.execute("insert into public.organisations values (%s, 'x')", [organisation])

@@ -1,6 +1,7 @@
 """Fixtures: real PostgreSQL servers. What a machine lacks is left out with one line that names it."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
@@ -10,6 +11,11 @@ from support.database_clock import DatabaseClock
 from support.postgres import SERVERS, Cluster, binaries, cluster
 
 REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: nothing that a test has started is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

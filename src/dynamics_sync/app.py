@@ -21,7 +21,7 @@ from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.listener import listen
-from dynamics_sync.postgres.migrate import check_schema
+from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.postgres.records import PostgresRecords, check_mapping
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
@@ -35,6 +35,8 @@ from dynamics_sync.web.health import Check, Health, health_app
 from dynamics_sync.web.server import Server, make_server
 
 TARGET = "dynamics"
+CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
+"""The tables of the domain that ships."""
 POOL_SIZE = 6
 GARBAGE_THRESHOLD = 50_000
 """Objects between two looks for garbage in cycles. At Python's 700, a worker spends a sixth of its time looking."""
@@ -50,6 +52,11 @@ def database(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedPostgres(settings.data_dir / "postgres", settings.pg_bindir) as server:
         yield server.url
+
+
+def migration_sets(settings: Settings) -> tuple[MigrationSet, ...]:
+    """What the database needs. Whoever maps tables of their own has no use for those that ship."""
+    return (MACHINERY, CERTIFICATIONS) if settings.mapping is None else (MACHINERY,)
 
 
 def read_mapping(path: Path | None) -> Mapping:
@@ -78,6 +85,7 @@ class Stores:
     queue: PostgresRetryQueue
     circuits: PostgresCircuitStore
     breaker: DynamicsCircuitBreaker
+    migration_sets: tuple[MigrationSet, ...]
 
     async def waiting(self) -> int:
         """Records in the outbox."""
@@ -94,8 +102,9 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
     Raises:
         DatabaseError: it cannot be reached, or its schema is another.
     """
+    sets = migration_sets(settings)
     async with await connect(database_url) as connection:
-        await check_schema(connection)
+        await check_schema(connection, sets)
     async with make_pool(database_url, POOL_SIZE) as pool:
         circuits = PostgresCircuitStore(pool, TARGET)
         circuit_settings = CircuitSettings(
@@ -104,7 +113,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             probe_lease_seconds=2 * _send_timeout(settings),
         )
         breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)
-        yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker)
+        yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker, sets)
 
 
 async def check_capture(mapping: Mapping, database_url: str) -> dict[str, str]:
@@ -225,7 +234,7 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
 
     async def schema_fits() -> None:
         async with transaction(stores.pool) as connection:
-            await check_schema(connection)
+            await check_schema(connection, stores.migration_sets)
 
     checks: dict[str, Check] = {"database": database_answers, "schema": schema_fits}
     if tokens is not None:

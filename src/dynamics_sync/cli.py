@@ -82,8 +82,9 @@ def fail(message: str) -> NoReturn:
 @commands.command()
 def migrate(as_json: AsJson = False) -> None:
     """Prepare the database, or bring it up to date. Safe to run again."""
-    with app.database(load_settings()) as url:
-        applied = asyncio.run(apply_migrations(url))
+    settings = load_settings()
+    with app.database(settings) as url:
+        applied = asyncio.run(apply_migrations(url, app.migration_sets(settings)))
     if as_json:
         print_json({"applied": applied})
     elif applied:
@@ -106,7 +107,7 @@ def run(
 
 async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None:
     if settings.database_url is None:
-        await apply_migrations(url)
+        await apply_migrations(url, app.migration_sets(settings))
     if not settings.enabled:
         await app.check_capture(app.read_mapping(settings.mapping), url)
         async with app.open_stores(settings, url) as stores:

@@ -215,12 +215,13 @@ def _queue_empty(state: _State) -> bool:
 
 
 async def _tell(console: Console, database_url: str) -> bool:
-    await migrate(database_url)
+    settings = load_settings(database_url=database_url, mapping=None, enabled=True)
+    await migrate(database_url, app.migration_sets(settings))
     tables = sandbox.simulator_tables(app.read_mapping(None))
     async with Simulator(SimulatorConfig(tables)) as simulator, aiohttp.ClientSession() as http:
-        settings = sandbox.with_simulator(
-            load_settings(database_url=database_url, mapping=None, enabled=True), simulator.url
-        ).model_copy(update={"cool_down_seconds": COOL_DOWN_SECONDS, "base_delay_ms": 300, "poll_seconds": 0.2})
+        settings = sandbox.with_simulator(settings, simulator.url).model_copy(
+            update={"cool_down_seconds": COOL_DOWN_SECONDS, "base_delay_ms": 300, "poll_seconds": 0.2}
+        )
         async with app.open_engine(settings, database_url) as engine, await connect(database_url) as user:
             state = _State()
             story = _Story(user, engine, http, simulator.url, state)

@@ -1,6 +1,6 @@
 """The simulator in the place of Dynamics: the tables of a mapping, and the settings that lead to it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pydantic import SecretStr
@@ -30,8 +30,26 @@ async def dynamics_or_simulator(settings: Settings) -> AsyncIterator[Settings]:
 
 
 def simulator_tables(mapping: Mapping) -> tuple[Table, ...]:
-    """The Dataverse tables that a mapping writes to, for the simulator."""
-    return tuple(_simulated(table) for table in mapping.tables)
+    """The Dataverse tables that a mapping writes to, and those that its lookups refer to, for the simulator.
+
+    A record that is referred to must be there, as in Dynamics: put one in by a POST of your own.
+    """
+    written = tuple(_simulated(table) for table in mapping.tables)
+    known = {table.entity_set for table in written}
+    keys: dict[str, set[str]] = {}
+    for column in (column for table in mapping.tables for column in table.columns.values()):
+        if column.lookup is not None and column.lookup.entity_set not in known:
+            names = keys.setdefault(column.lookup.entity_set, set())
+            if column.lookup.alternate_key is not None:
+                names.add(column.lookup.alternate_key)
+    return (*written, *(_referred_to(entity_set, sorted(names)) for entity_set, names in keys.items()))
+
+
+def _referred_to(entity_set: str, alternate_keys: Sequence[str]) -> Table:
+    columns = tuple(Column(name, ColumnKind.TEXT, max_length=100) for name in alternate_keys)
+    keys = tuple(AlternateKey(f"{name}_key", (name,)) for name in alternate_keys)
+    logical_name = entity_set.removesuffix("s")
+    return Table(logical_name, entity_set, f"{logical_name}id", columns, keys)
 
 
 def _simulated(table: TableMapping) -> Table:

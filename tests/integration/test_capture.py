@@ -5,7 +5,8 @@ import pytest
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect
-from dynamics_sync.postgres.migrate import check_schema, migrate, migrations
+from dynamics_sync.postgres.migrate import check_schema, migrate
+from support.postgres import EVERYTHING, MIGRATIONS
 
 TABLE = "create table public.things (id text primary key, name text, grade int)"
 
@@ -106,11 +107,11 @@ def test_watch_refuses_what_it_cannot_identify(
 
 @pytest.mark.every_postgres
 async def test_migrate_is_idempotent_and_recorded_as_supabase_does(empty_database: str) -> None:
-    names = await migrate(empty_database)
-    assert len(names) == len(migrations())
-    assert await migrate(empty_database) == []
+    names = await migrate(empty_database, EVERYTHING)
+    assert len(names) == len(MIGRATIONS)
+    assert await migrate(empty_database, EVERYTHING) == []
     async with await connect(empty_database) as connection:
-        await check_schema(connection)
+        await check_schema(connection, EVERYTHING)
         cursor = await connection.execute("select version || '_' || name from supabase_migrations.schema_migrations")
         assert sorted(row[0] for row in await cursor.fetchall()) == names
 
@@ -118,11 +119,11 @@ async def test_migrate_is_idempotent_and_recorded_as_supabase_does(empty_databas
 async def test_a_missing_and_a_newer_schema_are_told(empty_database: str) -> None:
     async with await connect(empty_database) as connection:
         with pytest.raises(DatabaseError, match="dynamics-sync migrate"):
-            await check_schema(connection)
-        await migrate(empty_database)
+            await check_schema(connection, EVERYTHING)
+        await migrate(empty_database, EVERYTHING)
         await connection.execute(
             "insert into supabase_migrations.schema_migrations (version, name) "
             "values ('29990101000000', 'dynamics_sync_x')"
         )
         with pytest.raises(DatabaseError, match="newer dynamics-sync"):
-            await check_schema(connection)
+            await check_schema(connection, EVERYTHING)

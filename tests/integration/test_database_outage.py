@@ -16,11 +16,15 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from support.commands import worker_process
 from support.engine import stage
+from support.postgres import EVERYTHING
 
 TERMINATE_ALL = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
 where datname = current_database() and pid <> pg_backend_pid()
 """
+
+IMPATIENT = "from dynamics_sync.postgres import connections; connections.POOL_TIMEOUT_SECONDS = 1.5"
+"""Long enough for the pool's first pause, so that it still tries twice."""
 
 END_LEASES = "update dynamics_sync.outbox set lease_until = clock_timestamp() where lease_until is not null"
 """As if their time were over: what a cut connection left behind."""
@@ -39,10 +43,10 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedPostgres]:
 
 
 async def test_a_stopped_server_is_waited_for_and_nothing_is_lost(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
-        worker_process(on, own_server.url, tmp_path) as worker,
+        worker_process(on, own_server.url, tmp_path, first=IMPATIENT) as worker,
     ):
         before = await on.issue()
         await on.settled()
@@ -74,10 +78,10 @@ async def test_a_stopped_server_is_waited_for_and_nothing_is_lost(own_server: Em
 async def test_what_is_in_flight_when_the_server_stops_arrives_when_it_is_back(
     own_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
-        worker_process(on, own_server.url, tmp_path, request_timeout_seconds="1") as worker,
+        worker_process(on, own_server.url, tmp_path, first=IMPATIENT, request_timeout_seconds="1") as worker,
     ):
         key = await on.issue()
         await on.settled()
@@ -95,10 +99,10 @@ async def test_what_is_in_flight_when_the_server_stops_arrives_when_it_is_back(
 
 
 async def test_sigterm_ends_a_worker_whose_database_is_gone(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
-    await migrate(own_server.url)
+    await migrate(own_server.url, EVERYTHING)
     async with (
         stage(own_server.url, working=False) as on,
-        worker_process(on, own_server.url, tmp_path) as worker,
+        worker_process(on, own_server.url, tmp_path, first=IMPATIENT) as worker,
     ):
         own_server.stop()
         await worker.says("database.unavailable")

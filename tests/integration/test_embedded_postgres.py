@@ -29,6 +29,11 @@ with EmbeddedPostgres(Path(sys.argv[1]), wheel_binaries(), durable=False):
     time.sleep(60)
 """
 
+ENDLESS = """#!/bin/sh
+n=0
+while [ $n -lt 100000 ]; do n=$((n + 1)); mkdir -p "$2/$n"; done
+exit 1
+"""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become `nobody`: sudo make test")
 
@@ -156,11 +161,11 @@ def test_it_ends_with_the_program_that_started_it(directory: Path, number: signa
 
 @pytest.fixture
 def endless(directory: Path) -> Path:
-    """The binaries of a server whose cluster is never finished."""
+    """The binaries of a server whose cluster is never finished. They give up by themselves, should nobody end them."""
     programs = directory.parent / "bin"
     programs.mkdir()
     for name in ("initdb", "postgres"):
-        (programs / name).write_text('#!/bin/sh\nwhile :; do n=$((n + 1)); mkdir -p "$2/$n"; done\n')
+        (programs / name).write_text(ENDLESS)
         (programs / name).chmod(0o755)
     return programs
 

@@ -13,9 +13,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect, make_pool
-from dynamics_sync.postgres.migrate import LOCK_KEY, check_schema, migrate, migrations
+from dynamics_sync.postgres.migrate import LOCK_KEY, check_schema, migrate
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
-from support.postgres import SERVERS
+from support.postgres import EVERYTHING, MIGRATIONS, SERVERS
 from support.supabase import (
     API_ROLES,
     GRANT_ON_EVERYTHING_NEW,
@@ -31,8 +31,9 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 MIGRATE = """
 import asyncio, sys
-from dynamics_sync.postgres.migrate import migrate
-print(len(asyncio.run(migrate(sys.argv[1]))))
+from dynamics_sync.app import CERTIFICATIONS
+from dynamics_sync.postgres.migrate import MACHINERY, migrate
+print(len(asyncio.run(migrate(sys.argv[1], [MACHINERY, CERTIFICATIONS]))))
 """
 
 RIGHTS_IN_THE_MACHINERY = """
@@ -76,7 +77,7 @@ def supabase(request: pytest.FixtureRequest, superuser: str) -> Iterator[str]:
 @pytest.fixture
 def project(supabase: str) -> Iterator[Connection]:
     """A migrated Supabase database with a watched table of the user's, seen by its owner."""
-    asyncio.run(migrate(supabase))
+    asyncio.run(migrate(supabase, EVERYTHING))
     with psycopg.connect(supabase, autocommit=True) as connection:
         connection.execute("create table public.things (id text primary key, name text)")
         connection.execute("select dynamics_sync.watch('public.things')")
@@ -127,11 +128,11 @@ async def can_use_the_queue(address: str) -> bool:
 async def test_supabases_owner_may_migrate_twice(supabase: str) -> None:
     with psycopg.connect(supabase, autocommit=True) as connection:
         before = schemas(connection)
-        assert len(await migrate(supabase)) == len(migrations())
-        assert await migrate(supabase) == []
+        assert len(await migrate(supabase, EVERYTHING)) == len(MIGRATIONS)
+        assert await migrate(supabase, EVERYTHING) == []
         assert schemas(connection) - before == {"dynamics_sync", "supabase_migrations"}
     async with await connect(supabase) as checked:
-        await check_schema(checked)
+        await check_schema(checked, EVERYTHING)
     assert await can_use_the_queue(supabase)
 
 
@@ -190,13 +191,13 @@ async def test_what_supabases_tool_recorded_stays_and_ours_is_added(supabase: st
         connection.execute("create schema supabase_migrations")
         connection.execute(f"create table {history} ({columns})".encode())
         connection.execute(f"insert into {history} (version) values ('20200101000000'), ('20991231000000')".encode())
-        names = await migrate(supabase)
-        assert len(names) == len(migrations())
+        names = await migrate(supabase, EVERYTHING)
+        assert len(names) == len(MIGRATIONS)
         found = connection.execute(f"select version, name, statements from {history} order by version".encode())
         (first, *ours, last) = found.fetchall()
     assert (first[0], last[0]) == ("20200101000000", "20991231000000")
     assert [(f"{version}_{name}", statements) for version, name, statements in ours] == [
-        (f"{migration.version}_{migration.name}", [migration.sql]) for migration in migrations()
+        (f"{migration.version}_{migration.name}", [migration.sql]) for migration in MIGRATIONS
     ]
 
 
@@ -205,7 +206,7 @@ def test_two_processes_at_once_wait_for_one_another(supabase: str) -> None:
         first.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
         processes = [start_migrating(supabase) for _ in range(2)]
         wait_until_blocked(first, 2)
-    assert sorted(applied_by(process) for process in processes) == [0, len(migrations())]
+    assert sorted(applied_by(process) for process in processes) == [0, len(MIGRATIONS)]
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ def as_superuser(superuser: str, address: str) -> str:
 async def statements_asked_for(address: str) -> list[str]:
     """What a superuser has to run first, as the refusal says. Nothing was changed by then."""
     with pytest.raises(DatabaseError) as refused:
-        await migrate(address)
+        await migrate(address, EVERYTHING)
     message = str(refused.value)
     assert "\n" not in message
     with psycopg.connect(address) as connection:
@@ -234,7 +235,7 @@ async def statements_asked_for(address: str) -> list[str]:
 
 async def test_a_superuser_gets_the_missing_roles_made(superuser: str, app: str) -> None:
     admin = as_superuser(superuser, app)
-    assert len(await migrate(admin)) == len(migrations())
+    assert len(await migrate(admin, EVERYTHING)) == len(MIGRATIONS)
     assert await can_use_the_queue(admin)
     with psycopg.connect(admin) as connection:
         query = "select rolname, rolcanlogin, rolbypassrls from pg_roles where rolname = any(%s) order by 1"
@@ -252,7 +253,7 @@ def test_two_databases_of_one_server_may_be_prepared_at_once(superuser: str, app
             processes = [start_migrating(as_superuser(superuser, address)) for address in (app, other)]
             wait_until_blocked(first, 2)
             first.rollback()
-        assert [applied_by(process) for process in processes] == [len(migrations())] * 2
+        assert [applied_by(process) for process in processes] == [len(MIGRATIONS)] * 2
 
 
 @pytest.mark.parametrize("app", ["", "createrole"], indirect=True)
@@ -261,7 +262,7 @@ async def test_an_ordinary_owner_migrates_once_a_superuser_did_what_the_message_
     with psycopg.connect(superuser, autocommit=True) as admin:
         for statement in statements:
             admin.execute(statement.encode())
-    assert len(await migrate(app)) == len(migrations())
+    assert len(await migrate(app, EVERYTHING)) == len(MIGRATIONS)
     assert await can_use_the_queue(app)
 
 
@@ -274,7 +275,7 @@ async def test_only_what_is_missing_is_asked_for(superuser: str, app: str) -> No
 @pytest.mark.parametrize("superuser", ["pg17", "pg18"], indirect=True)
 @pytest.mark.parametrize("app", ["createrole bypassrls"], indirect=True)
 async def test_since_postgresql_16_an_owner_may_make_the_roles_without_being_superuser(app: str) -> None:
-    assert len(await migrate(app)) == len(migrations())
+    assert len(await migrate(app, EVERYTHING)) == len(MIGRATIONS)
     assert await can_use_the_queue(app)
 
 
@@ -282,7 +283,7 @@ async def test_no_row_hides_behind_row_level_security_from_a_truncate_or_a_resyn
     with psycopg.connect(superuser, autocommit=True) as admin:
         for statement in await statements_asked_for(app):
             admin.execute(statement.encode())
-    await migrate(app)
+    await migrate(app, EVERYTHING)
     with psycopg.connect(app, autocommit=True) as owner:
         owner.execute("create table public.things (id text primary key)")
         owner.execute("insert into public.things values ('a')")
@@ -304,7 +305,7 @@ async def test_a_role_without_rights_in_the_database_is_told_which_it_lacks(supe
     with psycopg.connect(superuser, autocommit=True) as admin:
         admin.execute(f"create role guest login password '{PASSWORD}'".encode())
     with pytest.raises(DatabaseError, match=r"permission denied for database.*Connect as the database's owner"):
-        await migrate(make_conninfo(app, user="guest"))
+        await migrate(make_conninfo(app, user="guest"), EVERYTHING)
 
 
 async def test_a_name_that_is_taken_is_told(superuser: str, app: str) -> None:
@@ -312,5 +313,5 @@ async def test_a_name_that_is_taken_is_told(superuser: str, app: str) -> None:
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute("create table public.dynamics_sync_retry_queue ()")
         with pytest.raises(DatabaseError, match='"dynamics_sync_retry_queue" already exists'):
-            await migrate(admin)
+            await migrate(admin, EVERYTHING)
         assert schemas(connection) == {"public"}

@@ -17,7 +17,8 @@ import aiohttp
 
 from support.engine import Stage
 
-COMMAND = [sys.executable, "-c", "from dynamics_sync.cli import main; main()"]
+START = "from dynamics_sync.cli import main; main()"
+COMMAND = [sys.executable, "-c", START]
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
@@ -99,8 +100,14 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def worker_process(on: Stage, database: str, cwd: Path, **settings: str) -> AsyncIterator[WorkerProcess]:
-    """`dynamics-sync run` between a database and the stage's simulator, from when it is ready."""
+async def worker_process(
+    on: Stage, database: str, cwd: Path, *, first: str = "", **settings: str
+) -> AsyncIterator[WorkerProcess]:
+    """`dynamics-sync run` between a database and the stage's simulator, from when it is ready.
+
+    Args:
+        first: statements that the process runs before, to set what is no setting.
+    """
     port = free_port()
     simulator = on.simulator
     given = {
@@ -118,7 +125,10 @@ async def worker_process(on: Stage, database: str, cwd: Path, **settings: str) -
     log = cwd / "worker.log"
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *COMMAND, "run", cwd=cwd, env=environment(given | settings), stderr=errors
+            *(sys.executable, "-c", f"{first}\n{START}", "run"),
+            cwd=cwd,
+            env=environment(given | settings),
+            stderr=errors,
         )
     running = WorkerProcess(process, log, f"http://127.0.0.1:{port}", on.http)
     try:

@@ -58,8 +58,12 @@ class Stage:
             return [noted for noted in await response.json() if noted["entity_set"] == ENTITY_SET]
 
     async def record(self, key: str) -> dict[str, Any] | None:
-        async with self.http.get(f"{self.simulator.url}/_simulator/records/{ENTITY_SET}") as response:
-            return {record["key"]: record["attributes"] for record in await response.json()}.get(key)
+        return (await self.records(ENTITY_SET)).get(key)
+
+    async def records(self, entity_set: str) -> dict[str, dict[str, Any]]:
+        """What Dynamics holds, by key."""
+        async with self.http.get(f"{self.simulator.url}/_simulator/records/{entity_set}") as response:
+            return {record["key"]: record["attributes"] for record in await response.json()}
 
     async def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await (await self.user.execute(query.encode(), parameters)).fetchall()
@@ -100,25 +104,26 @@ def trusting(ca_file: Path | None) -> aiohttp.TCPConnector:
 
 @asynccontextmanager
 async def stage(
-    database_url: str, *, working: bool = True, simulated: Mapping[str, Any] | None = None, **overrides: object
+    database_url: str,
+    *,
+    working: bool = True,
+    simulated: Mapping[str, Any] | None = None,
+    mapping: Path | None = None,
+    **overrides: object,
 ) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself."""
-    config = SimulatorConfig(sandbox.simulator_tables(app.read_mapping(None)), **(simulated or {}))
+    config = SimulatorConfig(sandbox.simulator_tables(app.read_mapping(mapping)), **(simulated or {}))
     async with (
         Simulator(config) as simulator,
         aiohttp.ClientSession(connector=trusting(simulator.ca_file)) as http,
         await connect(database_url) as user,
     ):
-        overrides = {"ca_file": simulator.ca_file} | overrides
+        overrides = {"ca_file": simulator.ca_file, "mapping": mapping} | overrides
         settings = engine_settings(database_url, simulator.url, **overrides)
         async with app.open_engine(settings, database_url) as engine:
-            organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
-            await user.execute("insert into public.organisations values (%s, 'HLF')", [organisation])
-            await user.execute("insert into public.chapters values (%s, %s, 'Oslo')", [chapter, organisation])
-            await user.execute(
-                "insert into public.peer_mentors (id, chapter_id, display_name) values (%s, %s, 'Kari Nordmann')",
-                [mentor, chapter],
-            )
+            mentor, chapter = uuid4(), uuid4()
+            if mapping is None:
+                await _prepare_certifications(user, mentor, chapter)
             job = asyncio.create_task(app.run_worker(engine)) if working else None
             try:
                 yield Stage(user, engine, http, simulator, mentor, chapter)
@@ -126,3 +131,13 @@ async def stage(
                 engine.worker.stop()
                 if job is not None:
                     await job
+
+
+async def _prepare_certifications(user: Connection, mentor: UUID, chapter: UUID) -> None:
+    organisation = uuid4()
+    await user.execute("insert into public.organisations values (%s, 'HLF')", [organisation])
+    await user.execute("insert into public.chapters values (%s, %s, 'Oslo')", [chapter, organisation])
+    await user.execute(
+        "insert into public.peer_mentors (id, chapter_id, display_name) values (%s, %s, 'Kari Nordmann')",
+        [mentor, chapter],
+    )

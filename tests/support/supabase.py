@@ -8,8 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from support.postgres import binaries
+from support.postgres import binaries, temporary_server
 
 PASSWORD = "only-here"
 API_ROLES = ("anon", "authenticated", "service_role")
@@ -53,7 +52,7 @@ alter default privileges for role postgres in schema public
 @contextmanager
 def bare_server(name: str) -> Iterator[str]:
     """The address of a superuser, `supabase_admin`, of a server that has no other role."""
-    with EmbeddedPostgres(bindir=binaries(name), durable=False) as server:
+    with temporary_server(binaries(name)) as server:
         # No session can rename its own role.
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("create role renamer superuser login password 'only-here'")

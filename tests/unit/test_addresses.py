@@ -4,7 +4,8 @@ import pytest
 
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.dynamics.checks import check_dynamics_url
-from dynamics_sync.dynamics.tokens import Credentials, EntraRequest, LoopbackRequest, token_request
+from dynamics_sync.dynamics.entra import EntraRequest
+from dynamics_sync.dynamics.tokens import Credentials, LoopbackRequest, token_request
 from support.clock import FakeClock
 
 LOOPBACK = ["http://127.0.0.1", "http://127.8.9.1:80", "http://localhost:8081", "HTTP://LocalHost", "http://[::1]:8081"]

@@ -1,7 +1,7 @@
 """Access tokens: OAuth 2.0 client credentials (R25).
 
-azure-identity does it for every authority with TLS. It refuses plain http, which is right; a development authority on
-the loopback address is served by the same form post, written out here.
+azure-identity does it for every authority with TLS (`entra.py`). It refuses plain http, which is right; a development
+authority on the loopback address is served by the same form post, written out here.
 """
 
 import asyncio
@@ -10,9 +10,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
-from azure.core.exceptions import AzureError, ClientAuthenticationError, ServiceRequestError
-from azure.core.pipeline.transport import AioHttpTransport
-from azure.identity.aio import ClientSecretCredential
 
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
 from dynamics_sync.dynamics.addresses import may_carry_secrets
@@ -113,39 +110,10 @@ def token_request(credentials: Credentials, clock: Clock) -> TokenRequest:
             "is taken only for this machine itself (127.0.0.1, ::1, localhost)."
         )
     if urlsplit(credentials.authority_url).scheme == "https":
+        from dynamics_sync.dynamics.entra import EntraRequest  # slow to import, and only those who send need it
+
         return EntraRequest(credentials, clock)
     return LoopbackRequest(credentials)
-
-
-class EntraRequest:
-    """Microsoft's own client. A new credential each time: it would give a refused token from its cache again."""
-
-    def __init__(self, credentials: Credentials, clock: Clock) -> None:
-        self._credentials = credentials
-        self._clock = clock
-
-    async def __call__(self, scope: str) -> Token:
-        credentials = self._credentials
-        try:
-            credential = ClientSecretCredential(
-                credentials.tenant_id,
-                credentials.client_id,
-                credentials.client_secret,
-                authority=credentials.authority_url,
-                disable_instance_discovery=True,
-                transport=AioHttpTransport(connection_verify=credentials.ca_file or True),
-                retry_total=0,
-            )
-            async with credential, asyncio.timeout(TOKEN_TIMEOUT_SECONDS):
-                token = await credential.get_token(scope)
-        except ClientAuthenticationError as error:
-            refused = error.status_code in _REFUSAL_STATUSES
-            raise CredentialsError(_REFUSED if refused else _UNREACHABLE) from None
-        except ServiceRequestError as error:
-            raise CredentialsError(_UNTRUSTED if "certificate" in str(error).lower() else _UNREACHABLE) from None
-        except (AzureError, ValueError, TimeoutError):
-            raise CredentialsError(_UNREACHABLE) from None
-        return Token(token.token, token.expires_on - self._clock.now().timestamp())
 
 
 class LoopbackRequest:
@@ -169,23 +137,23 @@ class LoopbackRequest:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.post(address, data=form, allow_redirects=False) as response,
             ):
-                if response.status in _REFUSAL_STATUSES:
-                    raise CredentialsError(_REFUSED)
+                if response.status in REFUSAL_STATUSES:
+                    raise CredentialsError(REFUSED)
                 document = await response.json()
                 return Token(str(document["access_token"]), float(document["expires_in"]))
         except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, KeyError):
-            raise CredentialsError(_UNREACHABLE) from None
+            raise CredentialsError(UNREACHABLE) from None
 
 
-_REFUSAL_STATUSES = (400, 401)
+REFUSAL_STATUSES = (400, 401)
 """What Entra ID answers to wrong credentials. azure-identity raises the same error for any other answer, too."""
 
-_REFUSED = (
+REFUSED = (
     "The identity provider refused the client id and secret. Check DYNAMICS_SYNC_TENANT_ID, DYNAMICS_SYNC_CLIENT_ID "
     "and DYNAMICS_SYNC_CLIENT_SECRET; a secret that has run out is renewed in Entra ID."
 )
-_UNREACHABLE = (
+UNREACHABLE = (
     "The identity provider cannot be reached, or answers with something that is no token. Check "
     "DYNAMICS_SYNC_AUTHORITY_URL and DYNAMICS_SYNC_TENANT_ID."
 )
-_UNTRUSTED = "The identity provider's certificate is not trusted. Name the authority to trust in DYNAMICS_SYNC_CA_FILE."
+UNTRUSTED = "The identity provider's certificate is not trusted. Name the authority to trust in DYNAMICS_SYNC_CA_FILE."

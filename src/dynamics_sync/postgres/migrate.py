@@ -1,5 +1,6 @@
 """Plain SQL migrations, recorded in the table in which Supabase's own tool records them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -7,9 +8,6 @@ import psycopg
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import Connection, connect, translated
-
-NAME_PREFIX = "dynamics_sync_"
-"""How our migrations are told from the user's own in the shared table."""
 
 LOCK_KEY = 0x64796E73
 """Two `migrate` at once wait for one another."""
@@ -33,17 +31,29 @@ class Migration:
     sql: str
 
 
-def migrations() -> list[Migration]:
-    """All migrations of this version of the program, oldest first."""
-    found = []
-    for file in files("dynamics_sync.postgres").joinpath("migrations").iterdir():
-        if file.name.endswith(".sql"):
-            version, _, name = file.name.removesuffix(".sql").partition("_")
-            found.append(Migration(version, name, file.read_text(encoding="utf-8")))
-    return sorted(found, key=lambda migration: migration.version)
+@dataclass(frozen=True, slots=True)
+class MigrationSet:
+    """Migrations that are applied together: the files below `migrations/` of a package."""
+
+    package: str
+    name_prefix: str
+    """How they are told from other sets, and from the user's own, in the shared table."""
+
+    def migrations(self) -> list[Migration]:
+        """All of this version of the program, oldest first."""
+        found = []
+        for file in files(self.package).joinpath("migrations").iterdir():
+            if file.name.endswith(".sql"):
+                version, _, name = file.name.removesuffix(".sql").partition("_")
+                found.append(Migration(version, name, file.read_text(encoding="utf-8")))
+        return sorted(found, key=lambda migration: migration.version)
 
 
-async def migrate(database_url: str) -> list[str]:
+MACHINERY = MigrationSet("dynamics_sync.postgres", "dynamics_sync_")
+"""Outbox, queue, circuit: what every database needs."""
+
+
+async def migrate(database_url: str, sets: Sequence[MigrationSet]) -> list[str]:
     """Bring the database's schema up to date, all or nothing; give the names of the migrations applied.
 
     Raises:
@@ -54,9 +64,7 @@ async def migrate(database_url: str) -> list[str]:
         async with connection, connection.transaction():
             await connection.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
             await connection.execute(_CREATE_HISTORY)
-            applied = await _applied(connection)
-            _refuse_newer(applied)
-            missing = [migration for migration in migrations() if migration.version not in applied]
+            missing = _missing(await _applied(connection), sets)
             for migration in missing:
                 await _apply(connection, migration)
     except psycopg.Error as error:
@@ -64,7 +72,7 @@ async def migrate(database_url: str) -> list[str]:
     return [f"{migration.version}_{migration.name}" for migration in missing]
 
 
-async def check_schema(connection: Connection) -> None:
+async def check_schema(connection: Connection, sets: Sequence[MigrationSet]) -> None:
     """Make sure that the database has exactly this program's schema.
 
     Raises:
@@ -73,9 +81,7 @@ async def check_schema(connection: Connection) -> None:
     cursor = await connection.execute("select to_regclass('supabase_migrations.schema_migrations') is not null")
     row = await cursor.fetchone()
     applied = await _applied(connection) if row and row[0] else {}
-    _refuse_newer(applied)
-    missing = [migration for migration in migrations() if migration.version not in applied]
-    if missing:
+    if missing := _missing(applied, sets):
         raise DatabaseError(
             f"The database lacks {len(missing)} migration(s) of dynamics-sync. Run `dynamics-sync migrate`."
         )
@@ -86,13 +92,20 @@ async def _applied(connection: Connection) -> dict[str, str]:
     return {version: name or "" for version, name in await cursor.fetchall()}
 
 
-def _refuse_newer(applied: dict[str, str]) -> None:
-    known = {migration.version for migration in migrations()}
-    newer = [version for version, name in applied.items() if name.startswith(NAME_PREFIX) and version not in known]
+def _missing(applied: dict[str, str], sets: Sequence[MigrationSet]) -> list[Migration]:
+    """What is still to be applied, oldest first.
+
+    Raises:
+        DatabaseError: one of the sets is newer in the database.
+    """
+    known = {migration.version: migration for each in sets for migration in each.migrations()}
+    prefixes = tuple(each.name_prefix for each in sets)
+    newer = [version for version, name in applied.items() if name.startswith(prefixes) and version not in known]
     if newer:
         raise DatabaseError(
             f"The database was prepared by a newer dynamics-sync (migration {max(newer)}). Upgrade this program."
         )
+    return [known[version] for version in sorted(known.keys() - applied.keys())]
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:

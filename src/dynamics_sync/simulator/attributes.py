@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import below_root, check_key_characters, locator, split_path
@@ -71,10 +72,10 @@ def check_state(table: Table, values: JsonObject, before: Mapping[str, Any]) -> 
 
 
 def _referred(store: Store, table: Table, column: Column, value: object) -> str:
-    """The id behind a reference: an address by id or key, with or without a leading slash, or absolute."""
+    """The id behind a reference: an encoded address by id or key, with or without a leading slash, or absolute."""
     if not isinstance(value, str):
         raise errors.wrong_type(table.entity_set, value, "Edm.String")
-    target = request_target(value)
+    target = unquote(request_target(value))
     path = below_root(target)
     segments = split_path(target.strip("/") if path is None else path)
     if len(segments) != 1 or segments[0].key is None:

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from typing import TYPE_CHECKING
 
 from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.sync.breaker import CircuitStatus
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 Check = Callable[[], Awaitable[None]]
 
@@ -24,8 +25,12 @@ class Health:
     circuit: Callable[[], Awaitable[CircuitStatus]]
 
 
-def health_app(health: Health) -> FastAPI:
+def health_app(health: Health) -> "FastAPI":
     """An application with the three health pages."""
+    # Slow to import: commands that serve no pages do without.
+    from fastapi import FastAPI
+    from fastapi.responses import JSONResponse
+
     app = FastAPI(title="dynamics-sync", docs_url=None, redoc_url=None)
 
     @app.get("/health/live")

@@ -3,11 +3,14 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
 
 from dynamics_sync.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 class Server(uvicorn.Server):
@@ -18,7 +21,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: FastAPI) -> Server:
+def make_server(app: "FastAPI") -> Server:
     """A server, not yet running."""
     return Server(uvicorn.Config(app, log_config=None, access_log=False))
 

@@ -1,6 +1,22 @@
 -- The domain that ships: peer mentors and their certifications. Row-level security is on everywhere and grants nothing
 -- yet but to service_role.
 
+do $$
+declare
+  table_name text;
+begin
+  foreach table_name in array
+    array['organisations', 'chapters', 'chapter_memberships', 'peer_mentors', 'certifications']
+  loop
+    if to_regclass(format('public.%I', table_name)) is not null then
+      raise exception 'Table public.% exists already, and the certifications that ship would bring their own. Name a '
+        'mapping of your own tables in DYNAMICS_SYNC_MAPPING (docs/mapping.md), and run `dynamics-sync migrate` again',
+        table_name;
+    end if;
+  end loop;
+end
+$$;
+
 create table public.organisations (
   id uuid primary key default gen_random_uuid(),
   name text not null
