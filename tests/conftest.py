@@ -14,8 +14,10 @@ REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
 
 
 def pytest_configure() -> None:
-    """SIGTERM ends a run as Ctrl-C does: nothing that a test has started is left behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM ends a run as Ctrl-C does: nothing that a test has started is left behind. A shell's background job would
+    ignore Ctrl-C, and so would all that it starts."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
