@@ -17,13 +17,14 @@ from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
+from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
 from dynamics_sync.postgres.outbox import PostgresOutbox
-from dynamics_sync.postgres.records import PostgresRecords, check_mapping
+from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
@@ -116,8 +117,8 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker, sets)
 
 
-async def check_capture(mapping: Mapping, database_url: str) -> dict[str, str]:
-    """Make sure that all that is mapped is captured; give the type of each table's key column.
+async def check_capture(mapping: Mapping, database_url: str) -> TypesOf:
+    """Make sure that all that is mapped is captured; give the types of the columns.
 
     Raises:
         DatabaseError, MappingError: what is wrong, and what to do.
@@ -152,9 +153,9 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         open_stores(settings, database_url) as stores,
         open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session,
     ):
-        key_types = await check_capture(mapping, database_url)
+        types = await check_capture(mapping, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
-        records = PostgresRecords(stores.pool, mapping, key_types, clock)
+        records = PostgresRecords(stores.pool, mapping, types, clock)
         gateway = DataverseGateway(
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
         )

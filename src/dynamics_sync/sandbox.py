@@ -9,9 +9,12 @@ from rich.console import Console
 from dynamics_sync.app import read_mapping
 from dynamics_sync.core.mapping import Column as MappedColumn
 from dynamics_sync.core.mapping import ColumnKind as MappedKind
-from dynamics_sync.core.mapping import Mapping, TableMapping
+from dynamics_sync.core.mapping import DeleteRule, Mapping, TableMapping
 from dynamics_sync.settings import Settings
 from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Simulator, SimulatorConfig, Table
+
+STATES = {"statecode": (0, 1), "statuscode": (1, 2)}
+"""Active and inactive, in the columns that every Dataverse table has."""
 
 
 @asynccontextmanager
@@ -54,6 +57,9 @@ def _referred_to(entity_set: str, alternate_keys: Sequence[str]) -> Table:
 
 def _simulated(table: TableMapping) -> Table:
     columns = [_simulated_column(column) for column in table.columns.values()]
+    if table.on_delete is DeleteRule.DEACTIVATE:
+        states = {name: (value, table.inactive[name]) for name, value in table.active.items()}
+        columns += [Column(name, ColumnKind.ANY) for name, values in states.items() if values != STATES.get(name)]
     key = Column(table.alternate_key, ColumnKind.TEXT, max_length=100)
     keys = (AlternateKey(f"{table.alternate_key}_key", (table.alternate_key,)),)
     return Table(table.logical_name, table.entity_set, f"{table.logical_name}id", (key, *columns), keys)
@@ -67,7 +73,7 @@ def _simulated_column(column: MappedColumn) -> Column:
         target = column.lookup.entity_set
         return Column(name, ColumnKind.LOOKUP, navigation_property=column.to, lookup_target=target)
     kinds = {MappedKind.DATE: ColumnKind.DATE, MappedKind.DATETIME: ColumnKind.DATETIME}
-    return Column(column.to, kinds.get(column.kind, ColumnKind.TEXT))
+    return Column(column.to, kinds.get(column.kind, ColumnKind.ANY))
 
 
 def with_simulator(settings: Settings, url: str) -> Settings:

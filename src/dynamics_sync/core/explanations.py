@@ -46,6 +46,7 @@ _EXPLANATIONS = {
     "mapping.unknown_choice": "A text has no number in the mapping's choices. Add it to the mapping.",
     "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",
     "mapping.wrong_type": "A value has another type than the mapping says.",
+    "mapping.too_precise": "A number has more digits than arrive in Dynamics unchanged (about 15). Round it.",
 }
 
 

@@ -92,16 +92,17 @@ class Column(_Model):
         if self.lookup is not None:
             return f"{self.to}@odata.bind", self._reference(name, value)
         if self.choices is not None and value is not None:
-            if str(value) not in self.choices:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            if text not in self.choices:
                 raise UnsendableError("mapping.unknown_choice", name)
-            return self.to, self.choices[str(value)]
+            return self.to, self.choices[text]
         return self.to, self._scalar(name, value)
 
     def _reference(self, name: str, value: object) -> str | None:
         if value is None or self.lookup is None:
             return None
         if self.lookup.alternate_key is None:
-            return f"/{self.lookup.entity_set}({value})"
+            return f"/{self.lookup.entity_set}({_guid(name, value)})"
         return "/" + keyed_address(self.lookup.entity_set, self.lookup.alternate_key, str(value), name)
 
     def _scalar(self, name: str, value: object) -> JsonValue:
@@ -109,7 +110,7 @@ class Column(_Model):
             return None
         if self.kind is ColumnKind.DATE:
             if isinstance(value, datetime):
-                return value.astimezone(ZoneInfo(self.time_zone)).date().isoformat()
+                return _aware(value).astimezone(ZoneInfo(self.time_zone)).date().isoformat()
             if isinstance(value, date):
                 return value.isoformat()
             raise UnsendableError("mapping.wrong_type", name)
@@ -132,20 +133,27 @@ class TableMapping(_Model):
     logical_name: str
     alternate_key: str
     on_delete: DeleteRule = DeleteRule.DEACTIVATE
-    active: dict[str, int] = {"statecode": 0, "statuscode": 1}
-    inactive: dict[str, int] = {"statecode": 1, "statuscode": 2}
+    active: dict[str, bool | int] = {"statecode": 0, "statuscode": 1}
+    inactive: dict[str, bool | int] = {"statecode": 1, "statuscode": 2}
     columns: Annotated[dict[str, Annotated[Column, BeforeValidator(_column)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _attributes_are_distinct(self) -> Self:
+        if self.active.keys() != self.inactive.keys():
+            raise ValueError("active and inactive must write the same attributes, so that each undoes the other")
         seen: dict[str, str] = {self.alternate_key.lower(): f"the alternate key {self.alternate_key}"}
         if self.on_delete is DeleteRule.DEACTIVATE:
-            seen |= {name.lower(): "the rule for deletions" for name in self.active | self.inactive}
+            seen |= {name.lower(): "the rule for deletions" for name in self.active}
         for name, column in self.columns.items():
             if (other := seen.get(column.to.lower())) is not None:
                 raise ValueError(f"column {name!r} is mapped to {column.to!r}, which {other} already writes")
             seen[column.to.lower()] = f"column {name!r}"
         return self
+
+    @property
+    def quoted_source(self) -> str:
+        """The table's name as SQL takes it: quoted where it has capitals."""
+        return ".".join(part if part == part.lower() else f'"{part}"' for part in self.source.split("."))
 
     def address(self, record_key: str) -> str:
         """The record's address below the Web API's root, by alternate key.
@@ -218,13 +226,34 @@ def _plain(name: str, value: object) -> JsonValue:
     match value:
         case bool() | int() | str():
             return value
-        case float() | Decimal() if isfinite(value):
-            return float(value)
+        case float() if isfinite(value):
+            return value
+        case Decimal() if isfinite(value):
+            return _number(name, value)
         case datetime():
-            aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return _aware(value).astimezone(UTC).isoformat().replace("+00:00", "Z")
         case date():
             return value.isoformat()
         case UUID():
             return str(value)
     raise UnsendableError("mapping.wrong_type", name)
+
+
+def _number(name: str, value: Decimal) -> float:
+    """JSON numbers are read as binary ones of 64 bits by most software: a number that these round is not sent."""
+    number = float(value)
+    if Decimal(repr(number)) != value:
+        raise UnsendableError("mapping.too_precise", name)
+    return number
+
+
+def _aware(value: datetime) -> datetime:
+    """A point in time without a zone counts as UTC."""
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _guid(name: str, value: object) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise UnsendableError("mapping.wrong_type", name) from None

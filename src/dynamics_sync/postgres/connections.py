@@ -43,6 +43,14 @@ AS_SERVICE_ROLE = "set local role service_role"
 AS_OURSELVES = "reset role"
 
 
+class BinaryCursor(psycopg.AsyncCursor[Any]):
+    """Takes values in binary form: as text, their form would depend on the database's settings, such as DateStyle."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.format = psycopg.pq.Format.BINARY
+
+
 def make_pool(database_url: str, size: int) -> Pool:
     """A pool of up to `size` connections, not yet open."""
     return AsyncConnectionPool(
@@ -52,7 +60,7 @@ def make_pool(database_url: str, size: int) -> Pool:
         timeout=POOL_TIMEOUT_SECONDS,
         reconnect_timeout=POOL_TIMEOUT_SECONDS,
         open=False,
-        kwargs=CONNECTION_OPTIONS,
+        kwargs={**CONNECTION_OPTIONS, "cursor_factory": BinaryCursor},
     )
 
 

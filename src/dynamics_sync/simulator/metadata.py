@@ -21,6 +21,7 @@ _TYPES = {
     ColumnKind.CHOICE: "Picklist",
     ColumnKind.GUID: "Uniqueidentifier",
     ColumnKind.LOOKUP: "Lookup",
+    ColumnKind.ANY: "String",
 }
 _EXPANDABLE = ("Keys", "Attributes", "OptionSet")
 

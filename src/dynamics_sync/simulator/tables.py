@@ -21,6 +21,8 @@ class ColumnKind(StrEnum):
     CHOICE = "choice"
     GUID = "guid"
     LOOKUP = "lookup"
+    ANY = "any"
+    """No type of Dataverse's: takes every text, number and boolean, for tables of which only the names are known."""
 
 
 @dataclass(frozen=True)

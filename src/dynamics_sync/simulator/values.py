@@ -76,6 +76,10 @@ def _number(value: object) -> float:
     return value
 
 
+def _scalar(value: object) -> Any:
+    return value if isinstance(value, str | bool) else _number(value)
+
+
 def _boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError("not a boolean")
@@ -98,4 +102,5 @@ _KINDS: dict[ColumnKind, tuple[str, Callable[[object], Any]]] = {
     ColumnKind.CHOICE: ("Edm.Int32", _integer),
     ColumnKind.GUID: ("Edm.Guid", guid),
     ColumnKind.LOOKUP: ("Edm.Guid", guid),
+    ColumnKind.ANY: ("Edm.PrimitiveType", _scalar),
 }

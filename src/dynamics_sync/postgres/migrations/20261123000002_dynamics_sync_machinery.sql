@@ -339,7 +339,7 @@ language plpgsql
 set search_path = ''
 as $$
 declare
-  key_number smallint;
+  key_type oid;
   schema_name name;
   table_name name;
 begin
@@ -360,7 +360,7 @@ begin
         using hint = 'Name a unique, not null column: select dynamics_sync.watch(''...'', ''column'').';
     end if;
   end if;
-  select a.attnum into key_number from pg_catalog.pg_attribute a
+  select a.atttypid into key_type from pg_catalog.pg_attribute a
   where a.attrelid = source and a.attname = key_column and a.attnotnull and not a.attisdropped
     and exists (
       select from pg_catalog.pg_index i
@@ -370,6 +370,17 @@ begin
   if not found then
     raise exception 'dynamics_sync.watch: column % of % is not a unique, not null column', key_column, source
       using hint = 'The key identifies the record in Dynamics, so it must identify one row here.';
+  end if;
+  if not exists (
+    select from pg_catalog.pg_type declared
+    join pg_catalog.pg_type t on t.oid = case declared.typtype when 'd' then declared.typbasetype else declared.oid end
+    where declared.oid = key_type
+      and (t.typtype = 'e' or t.typname in ('uuid', 'int2', 'int4', 'int8', 'numeric', 'text', 'varchar'))
+  ) then
+    raise exception 'dynamics_sync.watch: column % of % has type %, which cannot be a key', key_column, source,
+      format_type(key_type, null)
+      using hint = 'A key is a uuid, an integer, a numeric, a text or an enumeration: their values are written in one '
+        'way only. Name such a column; it may be a generated one.';
   end if;
   execute format(
     'create or replace trigger dynamics_sync_capture after insert or update or delete on %s

@@ -1,0 +1,105 @@
+"""A mapping beside the database's catalogue: whether all that it names is there, captured, and of types that fit."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
+from typing import Any
+
+from dynamics_sync.core.errors import MappingError
+from dynamics_sync.core.mapping import Column, ColumnKind, Mapping, TableMapping
+from dynamics_sync.postgres.connections import Connection
+
+COLUMNS_OF = """
+select a.attname, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null), t.typcategory
+from pg_attribute a join pg_type t on t.oid = a.atttypid
+where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
+"""
+
+KEY_OF_TRIGGER = """
+select split_part(encode(t.tgargs, 'escape'), '\\000', 1), split_part(encode(t.tgargs, 'escape'), '\\000', 2)
+from pg_trigger t
+where t.tgrelid = to_regclass(%s) and t.tgname = 'dynamics_sync_capture' and t.tgenabled in ('O', 'A')
+"""
+
+MAY_READ = """
+select has_table_privilege('service_role', to_regclass(%s), 'select'),
+  (select rolbypassrls or rolsuper from pg_roles where rolname = 'service_role')
+"""
+
+POINTS_IN_TIME = ("timestamp without time zone", "timestamp with time zone")
+FITTING_TYPES = {
+    ColumnKind.DATE: ("date", *POINTS_IN_TIME),
+    ColumnKind.DATETIME: POINTS_IN_TIME,
+    ColumnKind.AUTO: ("uuid", "date", *POINTS_IN_TIME),
+}
+FITTING_CATEGORIES = ("B", "E", "N", "S")
+"""PostgreSQL's letters for booleans, enumerations, numbers and texts, which go as they are."""
+
+TypesOf = MappingOf[str, MappingOf[str, str]]
+"""The type of each column of each table; of a domain, the type behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    name: str
+    category: str
+
+
+async def check_mapping(connection: Connection, mapping: Mapping, target: str) -> TypesOf:
+    """Compare a mapping with the database; give the types of its tables' columns.
+
+    Raises:
+        MappingError: a table or column is missing or of a type that does not fit, or a table is not captured or cannot
+            be read. All are named.
+    """
+    problems: list[str] = []
+    types: dict[str, dict[str, str]] = {}
+    for table in mapping.tables:
+        columns = {name: _Type(*rest) for name, *rest in await _rows(connection, COLUMNS_OF, table)}
+        types[table.source] = {name: found.name for name, found in columns.items()}
+        if columns:
+            problems += _column_problems(table, columns)
+            problems += await _capture_problems(connection, table, target)
+        else:
+            problems.append(f"table {table.source} does not exist")
+    if problems:
+        raise MappingError("The mapping does not fit the database:\n" + "\n".join(f"  {line}" for line in problems))
+    return types
+
+
+def _column_problems(table: TableMapping, columns: MappingOf[str, _Type]) -> Iterator[str]:
+    for name in (table.key, *table.columns):
+        if name not in columns:
+            yield f"table {table.source} has no column {name}"
+        elif name in table.columns and not _fits(table.columns[name], columns[name]):
+            kind = table.columns[name].kind
+            wanted = "" if kind is ColumnKind.AUTO else f" as a {kind}"
+            problem = f"has type {columns[name].name}, which has no form{wanted} in Dynamics"
+            yield f"column {name} of table {table.source} {problem}"
+
+
+def _fits(column: Column, found: _Type) -> bool:
+    if column.choices is not None or column.lookup is not None:
+        return True
+    return found.name in FITTING_TYPES[column.kind] or (
+        column.kind is ColumnKind.AUTO and found.category in FITTING_CATEGORIES
+    )
+
+
+async def _capture_problems(connection: Connection, table: TableMapping, target: str) -> list[str]:
+    call = f"select dynamics_sync.watch('{table.quoted_source}', '{table.key}')"
+    triggers = await _rows(connection, KEY_OF_TRIGGER, table)
+    if not triggers:
+        return [f"changes of table {table.source} are not captured: run `{call}`"]
+    if triggers[0] != (target, table.key):
+        return [f"table {table.source} is captured with another key or target: run `{call}`"]
+    ((may_read, bypasses),) = await _rows(connection, MAY_READ, table)
+    if not may_read:
+        return [f"service_role may not read table {table.source}: run `{call}`"]
+    if not bypasses:
+        return ["role service_role lacks bypassrls: run `alter role service_role bypassrls` as a superuser"]
+    return []
+
+
+async def _rows(connection: Connection, query: Any, table: TableMapping) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query, [table.quoted_source])).fetchall()
