@@ -216,7 +216,7 @@ def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
 
 def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) -> str:
     """`hlf_certifications(hlf_externalid='…')`: a quote in the value is doubled, then the value percent-encoded."""
-    if not value or FORBIDDEN_KEY_CHARACTERS & set(value):
+    if not value or not FORBIDDEN_KEY_CHARACTERS.isdisjoint(value):
         raise UnsendableError("mapping.forbidden_key", column)
     quoted = quote(value.replace("'", "''"), safe="")
     return f"{entity_set}({alternate_key}='{quoted}')"

@@ -151,7 +151,7 @@ class DataverseGateway:
             del all_headers["If-None-Match"]
         data = None
         if body is not None:
-            data = json.dumps(body, ensure_ascii=False).encode()
+            data = json.dumps(body).encode()
             all_headers["Content-Type"] = "application/json"
         url = URL(self._root + address, encoded=True)
         async with self._session.request(

@@ -54,7 +54,7 @@ class PostgresRecords:
         self._queries = {table.source: _query(table, types[table.source]) for table in mapping.tables}
         self._read_many = Coalescer(self._read_batch)
         self._clock = clock
-        self._ahead: dict[SyncOperation, _Reading] = {}
+        self._ahead: dict[tuple[int, int], _Reading] = {}
 
     async def read(self, operation: SyncOperation) -> Row | None:
         """The mapped columns of the record's row, or None if there is none.
@@ -64,7 +64,7 @@ class PostgresRecords:
                 the record cannot: a value has no form in Python.
             DatabaseError: no table can be read for now.
         """
-        ahead = self._ahead.pop(operation, None)
+        ahead = self._ahead.pop(_claimed(operation), None)
         if ahead is not None and ahead.read_at > self._clock.monotonic() - AHEAD_SECONDS:
             row = ahead.row
         else:
@@ -84,7 +84,7 @@ class PostgresRecords:
         self._ahead = {
             known: reading for known, reading in self._ahead.items() if reading.read_at > now - AHEAD_SECONDS
         }
-        self._ahead |= {operation: _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
+        self._ahead |= {_claimed(operation): _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
 
     async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | UnsendableError | None]:
         rows: dict[tuple[str, str], Row | UnsendableError] = {}
@@ -115,6 +115,11 @@ class PostgresRecords:
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(query, [list(keys)])
             return {str(row[KEY]): row for row in await cursor.fetchall()}
+
+
+def _claimed(operation: SyncOperation) -> tuple[int, int]:
+    """A row that was read for one version must not be sent for the next."""
+    return operation.outbox_id, operation.version
 
 
 def _query(table: TableMapping, types: MappingOf[str, str]) -> sql.Composed:

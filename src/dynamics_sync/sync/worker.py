@@ -20,7 +20,7 @@ from dynamics_sync.sync.ports import CircuitStore, Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
 SETTLE_LINGER_SECONDS = 0.04
-"""How long an arrival waits to be settled together with others: one transaction for many."""
+"""How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
 
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
@@ -79,6 +79,8 @@ class Worker:
         self._held = 0
         self._more_room = asyncio.Event()
         self._ready: asyncio.Queue[SyncOperation | None] = asyncio.Queue()
+        self._sending = 0
+        self._none_on_the_way = asyncio.Event()
         self._arrived: list[tuple[SyncOperation, Applied]] = []
         self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
@@ -153,7 +155,11 @@ class Worker:
         while (operation := await self._ready.get()) is not None:
             if self._room():
                 self._more_room.set()
+            self._sending += 1
             await self._bring_home(operation)
+            self._sending -= 1
+            if self._sending == 0 and self._ready.empty():
+                self._none_on_the_way.set()
 
     async def _bring_home(self, operation: SyncOperation) -> None:
         """Sync one record and record the result. Whatever goes wrong here, the outbox still has the change."""
@@ -194,8 +200,9 @@ class Worker:
             await self._outbox.release(operation, attempts)
 
     def _settle_soon(self, operation: SyncOperation, applied: Applied) -> None:
-        """Settle it together with what arrives in the next moments; at once while stopping."""
+        """Settle it together with what arrives in the next moments; at once if nothing will, or while stopping."""
         if not self._arrived:
+            self._none_on_the_way.clear()
             settlement = asyncio.create_task(self._settle())
             self._settlements.add(settlement)
             settlement.add_done_callback(self._settlements.discard)
@@ -205,8 +212,7 @@ class Worker:
             self._more_room.set()
 
     async def _settle(self) -> None:
-        with contextlib.suppress(StoppedError):
-            await self._clock.sleep(SETTLE_LINGER_SECONDS)
+        await self._clock.sleep_or(self._none_on_the_way, SETTLE_LINGER_SECONDS)
         arrived, self._arrived = self._arrived, []
         try:
             await self._outbox.settle(arrived)
