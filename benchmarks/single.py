@@ -25,7 +25,7 @@ from dynamics_sync.postgres.migrate import migrate
 from dynamics_sync.settings import load_settings
 
 RECORDS = 5_000
-ROUNDS = 5
+ROUNDS = 9
 IN_FLIGHT = 64
 
 SERVER = """

@@ -110,7 +110,7 @@ class PostgresRecords:
 
     async def _select(self, query: sql.Composed, keys: Sequence[str]) -> dict[str, Row]:
         async with self._pool.connection() as connection:
-            async with connection.pipeline(), connection.transaction():
+            async with connection.pipeline():  # one transaction, as nothing is asked for before its end
                 await connection.execute(AS_READER)
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(query, [list(keys)])

@@ -22,6 +22,9 @@ from dynamics_sync.sync.service import HLFDynamicsSyncService
 SETTLE_LINGER_SECONDS = 0.04
 """How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
 
+READY_SECONDS = 0.2
+"""For how long the records that wait for their turn should last, at the speed at which they leave."""
+
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
 
@@ -38,21 +41,17 @@ class WorkerSettings:
     """How long a stop waits for requests in flight."""
 
     @property
-    def most_ready(self) -> int:
-        """Records that wait for their turn to be sent, so that no turn waits for the database."""
-        return 4 * self.concurrency
-
-    @property
     def most_held(self) -> int:
-        """Records claimed and not yet settled, so that a slow database keeps memory bounded (I8)."""
-        return 8 * self.concurrency
+        """Records claimed and not yet settled: a slow database keeps memory bounded (I8)."""
+        return 16 * self.concurrency
 
 
 class Worker:
     """One of any number of workers on one database.
 
-    A claim fills `_ready`; as many senders as there may be requests at once empty it; what arrived is settled in
-    batches. `wake` is set from outside when something was committed; without it everything is found by polling.
+    A claim fills `_ready`, with more where Dynamics is fast, so that no sender waits for the database; as many senders
+    as there may be requests at once empty it; what arrived is settled in batches. `wake` is set from outside when
+    something was committed; without it everything is found by polling.
     """
 
     def __init__(
@@ -79,6 +78,9 @@ class Worker:
         self._held = 0
         self._more_room = asyncio.Event()
         self._ready: asyncio.Queue[SyncOperation | None] = asyncio.Queue()
+        self._most_ready = settings.concurrency
+        self._taken = 0
+        self._taken_since = 0.0
         self._sending = 0
         self._none_on_the_way = asyncio.Event()
         self._arrived: list[tuple[SyncOperation, Applied]] = []
@@ -131,6 +133,7 @@ class Worker:
             return min(REST_SECONDS, self._settings.poll_seconds)
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(1 if self._cautious else limit)
+        self._look_ahead()
         self._breaker.observe(claim.reading)
         if claim.operations:
             with contextlib.suppress(DatabaseError):  # then each is read when it is sent
@@ -146,15 +149,23 @@ class Worker:
         so that a claim is worth its round trip."""
         if self._cautious:
             return 1 if self._held == 0 else 0
-        if self._ready.qsize() > self._settings.most_ready // 2:
+        if self._ready.qsize() > self._most_ready // 2:
             return 0
-        return min(self._settings.most_ready - self._ready.qsize(), self._settings.most_held - self._held)
+        return min(self._most_ready - self._ready.qsize(), self._settings.most_held - self._held)
+
+    def _look_ahead(self) -> None:
+        """After a claim: how many may be ready from now on, by how fast they left since the one before."""
+        now = self._clock.monotonic()
+        leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
+        self._most_ready = max(self._settings.concurrency, min(round(leaving), self._settings.most_held))
+        self._taken, self._taken_since = 0, now
 
     async def _send(self) -> None:
         """One sender: a record at a time, until there is a None."""
         while (operation := await self._ready.get()) is not None:
             if self._room():
                 self._more_room.set()
+            self._taken += 1
             self._sending += 1
             await self._bring_home(operation)
             self._sending -= 1
