@@ -229,6 +229,8 @@ async def _tell(console: Console, database_url: str) -> bool:
             try:
                 with Live(state, console=console, refresh_per_second=10):
                     await _acts(story)
+                if not console.is_terminal:
+                    console.print()  # there, a live display ends without a line break
             finally:
                 engine.worker.stop()
                 await working
@@ -259,7 +261,7 @@ async def _acts(story: _Story) -> None:
         "Dynamics answered 503: after 3 failures in a row the circuit [bold red]opened[/]",
         _opened,
     )
-    await _silence(story, ids)
+    sent_before = await _silence(story, ids)
     await story.lift_faults()
     await story.fault(kind="status", status=400, key=str(refused))
     await story.step(
@@ -267,6 +269,9 @@ async def _acts(story: _Story) -> None:
         "One probe got through, the circuit [bold green]closed[/], the backlog drained",
         _drained,
     )
+    probe, *rest = (await story.requests())[sent_before:]
+    if any(noted["at"] < probe["done_at"] for noted in rest):
+        raise DemoError("Another request left while the probe was on its way.")
     await story.lift_faults()
     await story.replay_queue()
     await story.step(
@@ -276,8 +281,8 @@ async def _acts(story: _Story) -> None:
     )
 
 
-async def _silence(story: _Story, ids: list[UUID]) -> None:
-    """While the circuit is open, changes wait and no request leaves."""
+async def _silence(story: _Story, ids: list[UUID]) -> int:
+    """While the circuit is open, changes wait and no request leaves. Gives the number of requests before."""
     before = len(await story.requests())
     await story.change(ids[5:25], "expired")
     story.state.title = "While it is open, 20 more certifications change …"
@@ -288,6 +293,7 @@ async def _silence(story: _Story, ids: list[UUID]) -> None:
     if left:
         raise DemoError(f"{left} requests left while the circuit was open.")
     story.state.done.append("Changes made meanwhile [bold]wait in the outbox[/]; not one request left")
+    return before
 
 
 def _show_account(console: Console, found: dict[str, int]) -> bool:

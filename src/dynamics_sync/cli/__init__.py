@@ -1,0 +1,48 @@
+"""Commands. Each opens what it needs, does one thing and says what happened; an error is one message and status 1."""
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from dynamics_sync.cli.output import fail
+from dynamics_sync.cli.queue import queue_commands
+from dynamics_sync.cli.service import migrate, run
+from dynamics_sync.cli.simulator import demo, simulator
+from dynamics_sync.cli.status import circuit_commands, status
+from dynamics_sync.core.errors import DynamicsSyncError
+from dynamics_sync.logs import configure_logging
+
+commands = typer.Typer(
+    help="Every committed change in PostgreSQL reaches Microsoft Dynamics 365, or a person knows why not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (migrate, run, simulator, demo, status):
+    commands.command()(command)
+commands.add_typer(queue_commands, name="queue")
+commands.add_typer(circuit_commands, name="circuit")
+
+
+def main() -> NoReturn:
+    """The entry point: errors of ours become one message on stderr and exit status 1."""
+    configure_logging()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        commands(standalone_mode=True)
+    except DynamicsSyncError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does, in order: an embedded server is stopped, what was temporary removed."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # a shell's background job ignores Ctrl-C
+        sys.exit(128 + number)
+    handler(signal.SIGINT, frame)

@@ -1,0 +1,43 @@
+"""What every command says, and how."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from dynamics_sync import app
+from dynamics_sync.settings import load_settings
+
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+console = Console()
+
+
+def fail(message: str) -> NoReturn:
+    """One message on stderr, and exit status 1."""
+    Console(stderr=True).print(f"[bold red]dynamics-sync:[/] {escape(message)}", highlight=False)
+    sys.exit(1)
+
+
+def print_json(document: object) -> None:
+    """For machines: one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def with_stores(look: Callable[[app.Stores], Coroutine[Any, Any, T]]) -> T:
+    """Open the database, do one thing, close it."""
+    settings = load_settings()
+
+    async def work(url: str) -> T:
+        async with app.open_stores(settings, url) as stores:
+            return await look(stores)
+
+    with app.database(settings) as url:
+        return asyncio.run(work(url))

@@ -1,0 +1,73 @@
+"""`migrate` and `run`: what an installation needs."""
+
+import asyncio
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from dynamics_sync import app, sandbox
+from dynamics_sync.cli.output import AsJson, console, print_json
+from dynamics_sync.dynamics.checks import check_dynamics
+from dynamics_sync.postgres.migrate import migrate as apply_migrations
+from dynamics_sync.settings import Settings, load_settings
+from dynamics_sync.sync.events import emit
+from dynamics_sync.web.server import Server, listening_socket
+
+
+def migrate(as_json: AsJson = False) -> None:
+    """Prepare the database, or bring it up to date. Safe to run again."""
+    settings = load_settings()
+    with app.database(settings) as url:
+        applied = asyncio.run(apply_migrations(url, app.migration_sets(settings)))
+    if as_json:
+        print_json({"applied": applied})
+    elif applied:
+        for name in applied:
+            console.print(f"[green]applied[/] {name}")
+    else:
+        console.print("The database is up to date.")
+
+
+def run(
+    web: Annotated[bool, typer.Option(help="Serve the health pages.")] = True,
+    worker: Annotated[bool, typer.Option(help="Send changes.")] = True,
+) -> None:
+    """Work: send what changes, and serve health pages. Stops gracefully on SIGTERM and Ctrl-C."""
+    settings = load_settings()
+    with app.database(settings) as url:
+        asyncio.run(_run(settings, url, web=web, worker=worker))
+
+
+async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None:
+    if settings.database_url is None:
+        await apply_migrations(url, app.migration_sets(settings))
+    if not settings.enabled:
+        await app.check_capture(app.read_mapping(settings.mapping), url)
+        async with app.open_stores(settings, url) as stores:
+            emit("worker.disabled", "warning")
+            await _serve(settings, app.health_server(stores) if web else None, None)
+        return
+    async with sandbox.dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
+        await check_dynamics(engine.gateway)
+        server = app.health_server(engine.stores, engine.tokens) if web else None
+        await _serve(settings, server, engine if worker else None)
+
+
+async def _serve(settings: Settings, server: Server | None, engine: app.Engine | None) -> None:
+    """Run what there is until SIGTERM or Ctrl-C, then end it in order."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    jobs: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if server is not None:
+        jobs.append(asyncio.create_task(server.serve([listening_socket(settings.host, settings.port)])))
+    if engine is not None:
+        jobs.append(asyncio.create_task(app.run_worker(engine)))
+    await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    if engine is not None:
+        engine.worker.stop()
+    if server is not None:
+        server.should_exit = True
+    stop.set()
+    await asyncio.gather(*jobs)
