@@ -92,9 +92,10 @@ async def test_a_lost_answer_is_sent_again(database: str) -> None:
         assert await on.queue() == []
 
 
-async def test_429_pauses_and_counts_as_no_attempt(database: str) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+async def test_what_dynamics_asks_for_is_waited(database: str, status: int) -> None:
     async with stage(database) as on:
-        await on.fault(kind="status", status=429, retry_after=1, count=1)
+        await on.fault(kind="status", status=status, retry_after=1, count=1)
         key = await on.issue()
         await on.settled()
         first, second = await on.requests()

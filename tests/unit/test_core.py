@@ -38,6 +38,7 @@ DATAVERSE = {"is_dataverse_error": True}
         (Answer(302), Mismatch()),
         (Answer(503), Transient("http_503")),
         (Answer(501), Transient("http_501")),
+        (Answer(503, retry_after_seconds=30), Transient("http_503", 30)),
         (Answer(500, "0x80044150"), Transient("0x80044150")),
         (Answer(429, retry_after_seconds=7), Throttled("http_429", 7)),
         (Answer(408), Throttled("http_408", 5)),

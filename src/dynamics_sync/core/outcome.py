@@ -48,6 +48,8 @@ class Transient:
     """Dynamics, or the way to it, is not well: worth another try."""
 
     error_code: str
+    retry_after_seconds: float | None = None
+    """For how long it asked to be left alone, if it did (RFC 9110, 10.2.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def classify_write(answer: Answer) -> Outcome:
         case 401:
             return Unauthorized(answer.code)
         case status if 500 <= status <= 599:
-            return Transient(answer.code)
+            return Transient(answer.code, answer.retry_after_seconds)
         case 412 if answer.is_dataverse_error:
             return Conflict(answer.code)
         case status if 400 <= status <= 499 and answer.is_dataverse_error:

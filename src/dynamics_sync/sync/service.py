@@ -178,6 +178,8 @@ class HLFDynamicsSyncService:
             case Transient(error_code) | Mismatch(error_code):
                 state = await self._breaker.record_failure(permit, error_code)
                 run.circuit_opened = state is not CircuitState.CLOSED
+                if isinstance(outcome, Transient) and outcome.retry_after_seconds:
+                    await self._breaker.pause(outcome.retry_after_seconds)
             case Throttled(error_code, seconds):
                 emit("sync.throttled", "warning", error_code=error_code, retry_after_seconds=seconds)
                 await self._breaker.pause(seconds)
