@@ -6,17 +6,14 @@ never the others'.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, SyncOperation
 from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, reading_from
-from dynamics_sync.postgres.connections import (
-    Connection,
-    Pool,
-    one_trip,
-    transaction,
-)
+from dynamics_sync.postgres.coalesce import Coalescer
+from dynamics_sync.postgres.connections import Connection, Pool, one_trip, transaction
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
@@ -39,9 +36,7 @@ update dynamics_sync.outbox set lease_until = clock_timestamp() + make_interval(
 where id = ({HELD}) returning id
 """
 
-RELEASE = f"""
-update dynamics_sync.outbox set lease_owner = null, lease_until = null, attempts = %(attempts)s where id = ({HELD})
-"""
+RELEASE = "select dynamics_sync.release(%(ids)s::bigint[], %(claims)s::text[], %(attempts)s::integer[])"
 
 NOTE_ATTEMPT = """
 insert into dynamics_sync.attempts
@@ -53,6 +48,13 @@ LOCKED_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """How long a settlement waits for a user's transaction on the same record, before it leaves the row to its lease."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Release:
+    operation: SyncOperation
+    attempts: int
+    failures: Sequence[FailedAttempt]
+
+
 class PostgresOutbox:
     """The outbox of one target."""
 
@@ -60,6 +62,7 @@ class PostgresOutbox:
         self._pool = pool
         self._target = target
         self._lease_seconds = lease_seconds
+        self._release = Coalescer(self._release_batch)
 
     async def claim(self, limit: int) -> Claim:
         """Take up to `limit` records, and read the circuit in the same round trip."""
@@ -117,9 +120,15 @@ class PostgresOutbox:
 
     async def release(self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()) -> None:
         """Let go of a record that was not sent; keep its count and what happened."""
+        await self._release(_Release(operation, attempts, failures))
+
+    async def _release_batch(self, batch: Sequence[_Release]) -> Sequence[None]:
         async with transaction(self._pool) as connection:
-            await note_attempts(connection, operation, failures)
-            await connection.execute(RELEASE, _held(operation) | {"attempts": attempts})
+            for each in batch:
+                await note_attempts(connection, each.operation, each.failures)
+            parameters = claimed([each.operation for each in batch]) | {"attempts": [each.attempts for each in batch]}
+            await connection.execute(RELEASE, parameters)
+        return [None] * len(batch)
 
     def _operation(self, row: tuple[Any, ...], claim_id: str) -> SyncOperation:
         outbox_id, source_table, record_key, version, operation_type, changed_columns, attempts = row
@@ -138,7 +147,7 @@ class PostgresOutbox:
 
 
 def claimed(operations: Sequence[SyncOperation]) -> dict[str, Any]:
-    """What `GIVE_BACK` and `SETTLE` know claimed records by."""
+    """What `GIVE_BACK`, `RELEASE` and `SETTLE` know claimed records by."""
     return {
         "ids": [operation.outbox_id for operation in operations],
         "versions": [operation.version for operation in operations],

@@ -243,11 +243,11 @@ class Worker:
 
     async def _finish(self, senders: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
-        while not self._ready.empty():
-            if (operation := self._ready.get_nowait()) is not None:
-                with contextlib.suppress(DatabaseError):
-                    await self._outbox.release(operation, operation.attempts)
-                self._drop([operation])
+        ready = [self._ready.get_nowait() for _ in range(self._ready.qsize())]
+        unsent = [operation for operation in ready if operation is not None]
+        with contextlib.suppress(DatabaseError):
+            await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in unsent))
+        self._drop(unsent)
         for _ in senders:
             self._ready.put_nowait(None)
         _, late = await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)

@@ -200,6 +200,28 @@ begin
 end
 $$;
 
+-- Let go of claimed rows that were not sent: they wait for their next turn, with the attempts that are behind them.
+create function dynamics_sync.release(ids bigint[], claims text[], attempts integer[]) returns void
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+  with held as (
+    select o.id, given.attempts
+    from unnest(ids, claims, attempts) as given (id, claim_id, attempts)
+    join dynamics_sync.outbox o on o.id = given.id
+    where o.lease_owner = given.claim_id
+    for update of o skip locked
+  )
+  update dynamics_sync.outbox o set lease_owner = null, lease_until = null, attempts = held.attempts
+  from held where o.id = held.id;
+end
+$$;
+
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
 -- are in their newest state. Two more outcomes: 'locked' is still ours, but a user's transaction has the row; 'lost'
 -- passed to somebody else while we sent it.
