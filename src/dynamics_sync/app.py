@@ -111,6 +111,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         circuit_settings = CircuitSettings(
             failure_threshold=settings.failure_threshold,
             cool_down_seconds=settings.cool_down_seconds,
+            max_pause_seconds=settings.max_pause_seconds,
             probe_lease_seconds=2 * _send_timeout(settings),
         )
         breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)

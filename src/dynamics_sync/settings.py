@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """`off`: changes are captured and wait, nothing is sent (R26)."""
     failure_threshold: Annotated[int, Field(gt=0)] = 3
     cool_down_seconds: Positive = 60.0
+    max_pause_seconds: Positive = 900.0
+    """The longest `Retry-After` that is honoured (R11)."""
     max_retries: Annotated[int, Field(ge=0, le=20)] = 3
     base_delay_ms: Annotated[int, Field(ge=0)] = 2000
     request_timeout_seconds: Positive = 30.0
