@@ -5,10 +5,12 @@ import signal
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from dynamics_sync import app, sandbox
 from dynamics_sync.cli.output import AsJson, console, print_json
 from dynamics_sync.dynamics.checks import check_dynamics
+from dynamics_sync.postgres.connections import describe
 from dynamics_sync.postgres.migrate import migrate as apply_migrations
 from dynamics_sync.settings import Settings, load_settings
 from dynamics_sync.sync.events import emit
@@ -36,7 +38,18 @@ def run(
     """Work: send what changes, and serve health pages. Stops gracefully on SIGTERM and Ctrl-C."""
     settings = load_settings()
     with app.database(settings) as url:
+        if settings.database_url is None:
+            _tell_embedded(settings, url)
         asyncio.run(_run(settings, url, web=web, worker=worker))
+
+
+def _tell_embedded(settings: Settings, url: str) -> None:
+    password = settings.data_dir / "postgres" / "server.json"
+    Console(stderr=True).print(
+        f"[bold yellow]No DYNAMICS_SYNC_DATABASE_URL is set: the EMBEDDED PostgreSQL is used at {describe(url)}[/] "
+        f"(user postgres, password in {password}).",
+        soft_wrap=True,
+    )
 
 
 async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None:

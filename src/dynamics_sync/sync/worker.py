@@ -99,6 +99,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop`. A lost database or a Dynamics that is down is waited for, never died of."""
+        emit("worker.started")
         senders = [asyncio.create_task(self._send()) for _ in range(self._settings.concurrency)]
         try:
             while not self._clock.stopped:
