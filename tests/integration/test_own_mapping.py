@@ -151,6 +151,7 @@ async def test_what_has_no_form_in_dynamics_waits_in_the_queue(
         own.owner.execute("insert into public.people values (2, null)")
         await on.settled()
         assert await on.queue() == [("requires_investigation", 0, "unsendable", code)]
+        assert await on.rows("select payload_json ->> 'place' from public.dynamics_sync_retry_queue") == [("v",)]
         assert list(await on.records("new_people")) == ["2"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -22,13 +23,17 @@ console = Console()
 
 def fail(message: str) -> NoReturn:
     """One message on stderr, and exit status 1."""
-    Console(stderr=True).print(f"[bold red]dynamics-sync:[/] {escape(message)}", highlight=False)
+    Console(stderr=True).print(f"[bold red]dynamics-sync:[/] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(1)
 
 
 def print_json(document: object) -> None:
     """For machines: one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
+    sys.stdout.write(json.dumps(document, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def with_stores(look: Callable[[app.Stores], Coroutine[Any, Any, T]]) -> T:

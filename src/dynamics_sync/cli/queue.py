@@ -78,6 +78,8 @@ def queue_show(entry_id: Annotated[UUID, typer.Argument(help="The entry's id.")]
     table = Table(show_header=False, box=None)
     for name in ("id", "status", "source_table", "record_key", "failure_reason", "error_code", "attempt_count"):
         table.add_row(name, str(found[name]))
+    if found["payload_json"]["place"] is not None:
+        table.add_row("where", found["payload_json"]["place"])
     table.add_row("what it means", found["explanation"])
     for attempt in found["attempts"]:
         at = f"{attempt['at']:%Y-%m-%d %H:%M:%S}"

@@ -93,6 +93,8 @@ class Unsendable:
     """No request was made: the record cannot be expressed in Dynamics' terms, or no mapping knows it."""
 
     error_code: str
+    place: str | None = None
+    """The name of the column or table in question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class DataverseGateway:
         """Bring the record in Dynamics to the state that its row has now. Raises only if the row cannot be read."""
         table = self._mapping.table(operation.source_table)
         if table is None:
-            return Unsendable("mapping.unknown_table")
+            return Unsendable("mapping.unknown_table", operation.source_table)
         try:
             row = await self._records.read(operation)
             address = table.address(operation.record_key)
@@ -98,7 +98,7 @@ class DataverseGateway:
                 return await self._remove(operation, table, address)
             return await self._request(operation, "PATCH", address, table.body(row), classify_write)
         except UnsendableError as error:
-            return Unsendable(error.code)
+            return Unsendable(error.code, error.name)
 
     async def renew_token(self) -> None:
         """Forget the token that Dynamics refused."""

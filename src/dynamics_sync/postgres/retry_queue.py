@@ -13,7 +13,7 @@ from uuid import UUID
 from psycopg import Rollback
 from psycopg.rows import class_row
 
-from dynamics_sync.core.operation import FailedAttempt, QueueStatus, SyncOperation
+from dynamics_sync.core.operation import FailedAttempt, QueueStatus
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
 from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
@@ -199,8 +199,9 @@ class PostgresRetryQueue:
         return changed
 
 
-def payload(operation: SyncOperation) -> dict[str, object]:
+def _payload(failure: Failure) -> dict[str, object]:
     """What an entry says of its operation: names, never values (R14)."""
+    operation = failure.operation
     return {
         "target": operation.target,
         "table": operation.source_table,
@@ -209,6 +210,7 @@ def payload(operation: SyncOperation) -> dict[str, object]:
         "version": operation.version,
         "changed_columns": list(operation.changed_columns),
         "correlation_id": operation.correlation_id,
+        "place": failure.place,
     }
 
 
@@ -219,7 +221,7 @@ def _row(failure: Failure) -> dict[str, object]:
         "source_table": operation.source_table,
         "record_key": operation.record_key,
         "operation_type": operation.operation_type,
-        "payload_json": json.dumps(payload(operation)),
+        "payload_json": json.dumps(_payload(failure)),
         "failure_reason": failure.reason,
         "error_code": failure.error_code,
         "attempt_count": failure.attempt_count,

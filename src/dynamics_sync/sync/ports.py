@@ -68,6 +68,8 @@ class Failure:
     error_code: str
     attempt_count: int
     failures: tuple[FailedAttempt, ...] = ()
+    place: str | None = None
+    """The name of the column or table that stands in the way, where one does."""
 
 
 class RetryQueue(Protocol):

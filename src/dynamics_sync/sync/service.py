@@ -61,6 +61,7 @@ class _Run:
     attempts: int
     failures: list[FailedAttempt] = field(default_factory=list)
     error_code: str = "internal_error"
+    place: str | None = None
     circuit_opened: bool = False
     token_renewed: bool = False
     conflict_seen: bool = False
@@ -130,8 +131,8 @@ class HLFDynamicsSyncService:
                 case NotReady(error_code, seconds):
                     run.error_code = error_code
                     return await self._when_paused(run, self._in(seconds), FailureReason.NO_TOKEN)
-                case Unsendable(error_code):
-                    run.error_code = error_code
+                case Unsendable(error_code, place):
+                    run.error_code, run.place = error_code, place
                     return await self._give_up(run, FailureReason.UNSENDABLE)
                 case Rejected() | Unauthorized() | Conflict() | Mismatch() as refusal:
                     self._note_failure(run, attempt_number, refusal.error_code, 0)
@@ -222,7 +223,7 @@ class HLFDynamicsSyncService:
 
     async def _give_up(self, run: _Run, reason: FailureReason) -> SyncResult:
         """Into the retry queue within 500 ms; else the outbox keeps it, and an event says so (R13)."""
-        failure = Failure(run.operation, reason, run.error_code, run.attempts, tuple(run.failures))
+        failure = Failure(run.operation, reason, run.error_code, run.attempts, tuple(run.failures), run.place)
         about = {
             "failure_reason": reason,
             "attempt_count": run.attempts,
