@@ -83,10 +83,8 @@ async def test_own_tables_from_the_first_command_to_dynamics(empty_database: str
         refused(await start("migrate", cwd=tmp_path, database_url=empty_database), "public.organisations")
         done = await start("migrate", "--json", cwd=tmp_path, **settings)
         assert len(json.loads(done.stdout)["applied"]) == len(MACHINERY.migrations())
-        refused(
-            await start("run", cwd=tmp_path, **settings), "select dynamics_sync.watch('public.certifications', 'code')"
-        )
-        owner.execute("select dynamics_sync.watch('public.certifications', 'code')")
+        refused(await start("run", cwd=tmp_path, **settings), WATCH)
+        owner.execute(WATCH)
         owner.execute("select dynamics_sync.resync('public.certifications')")
         async with (
             stage(empty_database, working=False, mapping=mapping) as on,

@@ -160,24 +160,22 @@ async def test_429_counts_neither_as_failure_nor_as_retry() -> None:
     assert bench.clock.sleeps == [30]
 
 
-async def test_503_with_retry_after_counts_and_pauses_everybody() -> None:
+async def test_503_with_retry_after_counts_and_is_waited_out() -> None:
     bench = Bench(Transient("http_503", 30))
     assert await bench.service.sync(OPERATION) == Applied(2)
     assert bench.clock.sleeps == [2, 28]
 
-    bench = Bench(Transient("http_503", 30))
+
+@pytest.mark.parametrize(
+    ("asks_for_silence", "attempts"), [(Throttled("http_429", 30), 0), (Transient("http_503", 30), 1)]
+)
+async def test_retry_after_sends_a_claimed_operation_back_and_pauses_everybody(
+    asks_for_silence: Outcome, attempts: int
+) -> None:
+    bench = Bench(asks_for_silence)
     result = await bench.service.sync(CLAIMED)
     assert isinstance(result, Deferred)
-    assert result.attempts == 1
-    assert isinstance(await bench.service.sync(CLAIMED), Deferred)
-    assert len(bench.gateway.sent) == 1
-
-
-async def test_429_sends_a_claimed_operation_back_and_pauses_everybody() -> None:
-    bench = Bench(Throttled("http_429", 30))
-    result = await bench.service.sync(CLAIMED)
-    assert isinstance(result, Deferred)
-    assert result.attempts == 0
+    assert result.attempts == attempts
     assert isinstance(await bench.service.sync(CLAIMED), Deferred)
     assert len(bench.gateway.sent) == 1
 

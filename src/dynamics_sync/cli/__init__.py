@@ -1,8 +1,6 @@
 """Commands. Each opens what it needs, does one thing and says what happened; an error is one message and status 1."""
 
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -10,6 +8,7 @@ import typer
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
 from dynamics_sync.cli.service import migrate, run
+from dynamics_sync.cli.signals import interrupt_on_sigterm
 from dynamics_sync.cli.simulator import demo, simulator
 from dynamics_sync.cli.status import circuit_commands, status
 from dynamics_sync.core.errors import DynamicsSyncError
@@ -30,7 +29,7 @@ commands.add_typer(circuit_commands, name="circuit")
 def main() -> NoReturn:
     """The entry point: errors of ours become one message on stderr and exit status 1."""
     configure_logging()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     try:
         commands(standalone_mode=True)
     except DynamicsSyncError as error:
@@ -38,11 +37,3 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a command as Ctrl-C does, in order: an embedded server is stopped, what was temporary removed."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):  # a shell's background job ignores Ctrl-C
-        sys.exit(128 + number)
-    handler(signal.SIGINT, frame)

@@ -98,12 +98,9 @@ def queue_replay(
 ) -> None:
     """Send entries again: each record goes back into the outbox, and its present state is sent."""
     entries = _chosen("replay", id, status, all)
-    if dry_run or not entries:
-        _report("would replay" if entries else "nothing to replay", entries, as_json)
-        return
-    _confirm("Replay", entries, yes)
-    done = with_stores(lambda stores: stores.queue.replay([entry.id for entry in entries], operator_name()))
-    _report("replayed", _those(entries, done), as_json)
+    if _agreed("replay", entries, dry_run, yes, as_json):
+        done = with_stores(lambda stores: stores.queue.replay(_ids(entries), operator_name()))
+        _report_done("replayed", entries, done, as_json)
 
 
 @queue_commands.command("discard")
@@ -118,12 +115,9 @@ def queue_discard(
 ) -> None:
     """Close entries without sending them: Dynamics keeps what it has."""
     entries = _chosen("discard", id, status, all)
-    if dry_run or not entries:
-        _report("would discard" if entries else "nothing to discard", entries, as_json)
-        return
-    _confirm("Discard", entries, yes)
-    done = with_stores(lambda stores: stores.queue.discard([entry.id for entry in entries], operator_name(), reason))
-    _report("discarded", _those(entries, done), as_json)
+    if _agreed("discard", entries, dry_run, yes, as_json):
+        done = with_stores(lambda stores: stores.queue.discard(_ids(entries), operator_name(), reason))
+        _report_done("discarded", entries, done, as_json)
 
 
 def _chosen(action: str, entry_id: UUID | None, status: QueueStatus | None, every: bool) -> list[QueueEntry]:
@@ -134,18 +128,27 @@ def _chosen(action: str, entry_id: UUID | None, status: QueueStatus | None, ever
     return [entry for entry in entries if entry.status in WAITING]
 
 
-def _confirm(action: str, entries: Sequence[QueueEntry], yes: bool) -> None:
+def _agreed(action: str, entries: Sequence[QueueEntry], dry_run: bool, yes: bool, as_json: bool) -> bool:
+    """Whether to go on. Says so where there is nothing to do, or nothing is to be done."""
+    if dry_run or not entries:
+        _report(f"would {action}" if entries else f"nothing to {action}", entries, as_json)
+        return False
     number = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
     try:
-        if yes or typer.confirm(f"{action} {number}?"):
-            return
+        if yes or typer.confirm(f"{action.capitalize()} {number}?"):
+            return True
     except typer.Abort:
         console.print()
     raise ConfigurationError("Nothing was done. Where nobody can answer, add `--yes`.")
 
 
-def _those(entries: Sequence[QueueEntry], ids: Collection[UUID]) -> list[QueueEntry]:
-    return [entry for entry in entries if entry.id in set(ids)]
+def _ids(entries: Sequence[QueueEntry]) -> list[UUID]:
+    return [entry.id for entry in entries]
+
+
+def _report_done(what: str, entries: Sequence[QueueEntry], ids: Collection[UUID], as_json: bool) -> None:
+    done = set(ids)
+    _report(what, [entry for entry in entries if entry.id in done], as_json)
 
 
 def _report(what: str, entries: Sequence[QueueEntry], as_json: bool) -> None:

@@ -1,7 +1,6 @@
 """`migrate` and `run`: what an installation needs."""
 
 import asyncio
-import signal
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from dynamics_sync import app, sandbox
 from dynamics_sync.cli.output import AsJson, console, print_json
+from dynamics_sync.cli.signals import stop_event
 from dynamics_sync.dynamics.checks import check_dynamics
 from dynamics_sync.postgres.connections import describe
 from dynamics_sync.postgres.migrate import migrate as apply_migrations
@@ -69,9 +69,7 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
 
 async def _serve(settings: Settings, server: Server | None, engine: app.Engine | None) -> None:
     """Run what there is until SIGTERM or Ctrl-C, then end it in order."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_event()
     jobs: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
     if server is not None:
         jobs.append(asyncio.create_task(server.serve([listening_socket(settings.host, settings.port)])))

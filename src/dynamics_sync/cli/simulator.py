@@ -1,7 +1,6 @@
 """`simulator` and `demo`: Dynamics without Dynamics."""
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 
 from dynamics_sync import app, sandbox
 from dynamics_sync.cli.output import console
+from dynamics_sync.cli.signals import stop_event
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.settings import load_settings
 from dynamics_sync.simulator import Simulator, SimulatorConfig, load_tables
@@ -38,9 +38,7 @@ def simulator(
 
 
 async def _serve(config: SimulatorConfig) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_event()
     async with Simulator(config) as running:
         console.print(f"Dynamics simulator at [bold]{running.url}[/], client id [bold]demo[/], secret [bold]demo[/]")
         if running.ca_file is not None:

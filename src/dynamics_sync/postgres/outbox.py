@@ -29,11 +29,12 @@ GIVE_BACK = "select * from dynamics_sync.give_back(%(ids)s::bigint[], %(versions
 
 MARK_DIRTY = "select dynamics_sync.mark_dirty(%s, %s, %s, %s)"
 
-HELD = "select id from dynamics_sync.outbox where id = %(id)s and lease_owner = %(claim_id)s for update skip locked"
-
-RENEW = f"""
+RENEW = """
 update dynamics_sync.outbox set lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
-where id = ({HELD}) returning id
+where id = (
+  select id from dynamics_sync.outbox where id = %(id)s and lease_owner = %(claim_id)s for update skip locked
+)
+returning id
 """
 
 RELEASE = "select dynamics_sync.release(%(ids)s::bigint[], %(claims)s::text[], %(attempts)s::integer[])"
@@ -81,8 +82,13 @@ class PostgresOutbox:
 
     async def renew(self, operation: SyncOperation) -> bool:
         """Begin the lease anew; False if the record is no longer ours."""
+        parameters = {
+            "id": operation.outbox_id,
+            "claim_id": operation.claim_id,
+            "lease_seconds": self._lease_seconds,
+        }
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute(RENEW, _held(operation) | {"lease_seconds": self._lease_seconds})
+            cursor = await connection.execute(RENEW, parameters)
             return await cursor.fetchone() is not None
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
@@ -153,10 +159,6 @@ def claimed(operations: Sequence[SyncOperation]) -> dict[str, Any]:
         "versions": [operation.version for operation in operations],
         "claims": [operation.claim_id for operation in operations],
     }
-
-
-def _held(operation: SyncOperation) -> dict[str, Any]:
-    return {"id": operation.outbox_id, "claim_id": operation.claim_id}
 
 
 async def note_attempts(connection: Connection, operation: SyncOperation, failures: Sequence[FailedAttempt]) -> None:

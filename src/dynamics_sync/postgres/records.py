@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.postgres.catalogue import TypesOf
+from dynamics_sync.postgres.catalogue import POINTS_IN_TIME, TypesOf
 from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import Pool, translated
 from dynamics_sync.sync.ports import Clock
@@ -22,11 +22,9 @@ select set_config('role', 'service_role', true), set_config('row_security', 'off
 """With row_security off a row that a policy hides is an error; hidden, it would look like a deleted one. The time-out
 is for tables that somebody has locked."""
 
-READ_AS_THEY_ARE = frozenset(
-    {
-        *("boolean", "smallint", "integer", "bigint", "numeric", "double precision", "uuid", "date"),
-        *("timestamp without time zone", "timestamp with time zone"),
-    }
+READ_AS_THEY_ARE = (
+    *("boolean", "smallint", "integer", "bigint", "numeric", "double precision", "uuid", "date"),
+    *POINTS_IN_TIME,
 )
 """Types that have a form in Python. All others are read as text, a choice's and a lookup's too."""
 
