@@ -127,7 +127,7 @@ class TestBeginAndEnd:
                 permits = await asyncio.gather(*(let_through(breaker) for breaker in breakers * 3))
                 fates = zip(breakers * 3, permits, strict=True)
                 await asyncio.gather(*(breaker.record_failure(permit, "http_503") for breaker, permit in fates))
-                await breakers[0].force_close()
+                await breakers[0].force_closed()
         assert await numbers(incidents) == [5, 4, 3, 2, 1]
 
     async def test_whoever_loses_the_race_begins_none(self, pool: Pool, incidents: PostgresIncidents) -> None:
@@ -250,9 +250,9 @@ class TestOperators:
         operator = Operator("tester", "maintenance")
         by_hand = DynamicsCircuitBreaker(AT_ONCE, PostgresCircuitStore(pool, "dynamics", operator))
         await by_hand.force_open()
-        await by_hand.force_close()
+        await by_hand.force_closed()
         await fail(breaker, 3)
-        await by_hand.force_close()
+        await by_hand.force_closed()
         audit = await user.execute("select actor, action, target, incident_id, reason from dynamics_sync.audit")
         assert await audit.fetchall() == [
             ("tester", "circuit_open", "dynamics", 1, "maintenance"),
@@ -266,7 +266,7 @@ class TestOperators:
         await breaker.force_open()
         assert (await the_current(incidents)).error_code == "operator"
         await give_up(queue, "a")
-        await breaker.force_close()
+        await breaker.force_closed()
         assert await incidents.current() is None
         assert await belonging(queue) == {"a": 1}
 

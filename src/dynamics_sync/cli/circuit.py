@@ -67,7 +67,7 @@ def circuit_close(reason: Reason = None, yes: Yes = False, as_json: AsJson = Fal
     """Let everything pass again, as if a probe had succeeded. Ends the incident."""
 
     async def act(stores: app.Stores) -> Look:
-        await stores.breaker_of(Operator(operator_name(), reason)).force_close()
+        await stores.breaker_of(Operator(operator_name(), reason)).force_closed()
         return await _look(stores)
 
     confirmed("Close the circuit? All that waits is sent at once.", yes)
