@@ -113,9 +113,10 @@ class Stores:
         """The circuit, for a person to open or close: what they do is audited."""
         return DynamicsCircuitBreaker(self.circuit_settings, PostgresCircuitStore(self.pool, TARGET, operator))
 
-    def replay(self, patience_seconds: float) -> Replay:
+    def replay(self, per_second: float, patience_seconds: float) -> Replay:
         """The paced way back into the outbox."""
         settings = ReplaySettings(
+            per_second=per_second,
             patience_seconds=patience_seconds,
             blocked_patience_seconds=patience_seconds + COOL_DOWNS_WAITED * self.circuit_settings.cool_down_seconds,
         )

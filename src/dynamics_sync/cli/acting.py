@@ -1,27 +1,23 @@
 """`queue replay` and `queue discard`: what a person does with entries, after a look at which they are."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
 from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, Reason, Yes, confirmed, console, print_json, with_stores
-from dynamics_sync.core.circuit import CircuitState
-from dynamics_sync.core.errors import ConfigurationError, DynamicsSyncError, ReplayStoppedError
+from dynamics_sync.cli.watching import LISTED, entries_in_words, tell_end, tell_replayed, watching
+from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import WAITING_STATUSES, QueueStatus
 from dynamics_sync.postgres.retry_queue import Choice, EntryGroup, QueueEntry
 from dynamics_sync.settings import operator_name
-from dynamics_sync.sync.replay import ReplayEnd, ReplayProgress, ReplayReport
 
 Id = Annotated[UUID | None, typer.Option("--id", help="One entry.")]
 Status = Annotated[QueueStatus | None, typer.Option("--status", help="Entries of this status.")]
@@ -34,8 +30,9 @@ Patience = Annotated[
     float, typer.Option("--patience", min=0.1, help="Seconds after which it ends if nothing moves and no worker sends.")
 ]
 
-LISTED = 1000
-"""Entries that a preview or a report names one by one."""
+PerSecond = Annotated[
+    float, typer.Option("--per-second", min=0.1, help="Put back so many in a second; never more than 50 are under way.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +51,7 @@ def queue_replay(
     all: All = False,
     dry_run: DryRun = False,
     yes: Yes = False,
+    per_second: PerSecond = 20.0,
     patience: Patience = 15.0,
     as_json: AsJson = False,
 ) -> None:
@@ -65,10 +63,12 @@ def queue_replay(
     chosen = _choose("replay", id, status, incident, all)
     if not _is_agreed("replay", chosen, dry_run, yes, as_json):
         return
-    with _watching(len(chosen.ids), visible=console.is_terminal and not as_json) as watch:
-        report = with_stores(lambda stores: stores.replay(patience).run(chosen.ids, operator_name(), tell=watch.tell))
-    _tell_replayed(chosen.ids, report, as_json)
-    _tell_end(report, patience, as_json)
+    with watching(len(chosen.ids), visible=console.is_terminal and not as_json) as watch:
+        report = with_stores(
+            lambda stores: stores.replay(per_second, patience).run(chosen.ids, operator_name(), tell=watch.tell)
+        )
+    tell_replayed(chosen.ids, report, as_json)
+    tell_end(report, patience, as_json)
 
 
 def queue_discard(
@@ -121,7 +121,7 @@ def _is_agreed(action: str, chosen: _Chosen, dry_run: bool, yes: bool, as_json: 
     if dry_run or not chosen.ids:
         _tell_entries(f"would {action}" if chosen.ids else f"nothing to {action}", chosen.ids, chosen, as_json)
         return False
-    confirmed(f"{action.capitalize()} {_entries(len(chosen.ids))}?", yes)
+    confirmed(f"{action.capitalize()} {entries_in_words(len(chosen.ids))}?", yes)
     return True
 
 
@@ -148,111 +148,3 @@ def _list(entries: Sequence[QueueEntry], total: int) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
     if total > len(entries):
         console.print(f"  and {total - len(entries)} more")
-
-
-class _Watch:
-    """What is seen of a replay while it goes on."""
-
-    def __init__(self, bar: Progress, total: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=total, counts="")
-        self.last: ReplayProgress | None = None
-
-    def tell(self, progress: ReplayProgress) -> None:
-        self.last = progress
-        self._bar.update(
-            self._task,
-            completed=progress.chosen - progress.left - progress.on_the_way,
-            description="replaying" if progress.calls_pass else f"waiting: {_obstacle(progress)}",
-            counts=_counts(progress),
-        )
-
-
-@contextmanager
-def _watching(total: int, *, visible: bool) -> Iterator[_Watch]:
-    """A progress bar on a terminal. Whoever is interrupted learns where the replay stands."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[counts]}"))
-    with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
-        watch = _Watch(bar, total)
-        try:
-            yield watch
-        except (KeyboardInterrupt, DynamicsSyncError):
-            bar.stop()
-            if watch.last is not None:
-                text = f"The replay was interrupted: {_counts(watch.last)}. {_how_to_go_on(watch.last)}"
-                Console(stderr=True).print(text, highlight=False, soft_wrap=True)
-            raise
-
-
-def _tell_replayed(ids: Sequence[UUID], report: ReplayReport, as_json: bool) -> None:
-    progress = report.progress
-    if as_json:
-        document = {
-            "result": "replayed" if report.end is ReplayEnd.ALL_TOLD else "stopped",
-            "end": report.end,
-            "entries": ids,
-            "put_back": progress.put_back,
-            "arrived": progress.arrived,
-            "failed_again": progress.failed_again,
-            "on_the_way": progress.on_the_way,
-            "left": progress.left,
-            "no_longer_open": progress.no_longer_open,
-        }
-        print_json(document)
-        return
-    console.print(f"replayed: {_counts(progress)}")
-    if progress.failed_again:
-        console.print("Failed again; `dynamics-sync queue show` says why:")
-        for entry in progress.failed_again[:LISTED]:
-            console.print(f"  {entry}", highlight=False)
-
-
-def _tell_end(report: ReplayReport, patience_seconds: float, as_json: bool) -> None:
-    """Say why it ended, where not all is told.
-
-    Raises:
-        ReplayStoppedError: entries are left that were not put back.
-    """
-    if report.end is ReplayEnd.ALL_TOLD:
-        return
-    progress = report.progress
-    if report.end is ReplayEnd.NOBODY_SENDS:
-        why = f"nothing has moved for {patience_seconds:g} s, and no worker sends. Is `dynamics-sync run` at work?"
-    else:
-        why = f"for too long no call may pass: {_obstacle(progress)}."
-    if progress.left:
-        raise ReplayStoppedError(f"The replay stopped: {why} {_how_to_go_on(progress)}")
-    if not as_json:
-        console.print(f"Not waiting any longer: {why} {_how_to_go_on(progress)}", soft_wrap=True)
-
-
-def _counts(progress: ReplayProgress) -> str:
-    parts = [
-        f"{progress.put_back} put back",
-        f"{progress.arrived} arrived",
-        f"{len(progress.failed_again)} failed again",
-    ]
-    if progress.no_longer_open:
-        parts.append(f"{progress.no_longer_open} no longer open")
-    return ", ".join(parts)
-
-
-def _obstacle(progress: ReplayProgress) -> str:
-    circuit = progress.circuit
-    if circuit.state is CircuitState.HALF_OPEN:
-        return "the circuit is half-open, and its probe decides"
-    until = f" until {circuit.retry_at:%H:%M:%S %Z}" if circuit.retry_at is not None else ""
-    return f"the circuit is open{until}" if circuit.state is CircuitState.OPEN else f"Dynamics asked for silence{until}"
-
-
-def _how_to_go_on(progress: ReplayProgress) -> str:
-    parts = []
-    if progress.on_the_way:
-        parts.append(f"{_entries(progress.on_the_way)} will be sent from the outbox.")
-    if progress.left:
-        parts.append(f"{_entries(progress.left)} not put back, still open: the same command goes on with them.")
-    return " ".join(parts)
-
-
-def _entries(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count} entries"

@@ -85,7 +85,8 @@ def _tell(look: Look, as_json: bool) -> None:
         return
     console.print(f"The circuit is {coloured(status.state)}.")
     if status.opened_at is not None:
-        console.print(f"Opened {status.opened_at:%Y-%m-%d %H:%M:%S %Z} after {status.failure_count} failed requests.")
+        failures = f" after {status.failure_count} failed requests" if status.failure_count else ""
+        console.print(f"Opened {status.opened_at:%Y-%m-%d %H:%M:%S %Z}{failures}.")
     if status.last_error_code is not None:
         console.print(f"Last error {status.last_error_code}: {explain(status.last_error_code)}")
     if status.retry_at is not None:
@@ -103,8 +104,9 @@ def coloured(state: str) -> str:
 
 
 def _incident_document(incident: Incident) -> dict[str, Any]:
-    return asdict(incident) | {
-        "duration": round(incident.duration.total_seconds(), 3),
+    document = asdict(incident)
+    document["duration_seconds"] = round(document.pop("duration").total_seconds(), 3)
+    return document | {
         "explanation": explain(incident.error_code),
         "open_entries": incident.open_entries,
     }
