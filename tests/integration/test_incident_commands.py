@@ -134,7 +134,7 @@ async def test_a_thousand_do_not_knock_dynamics_over(database: str, command: Run
     async with stage(database, working=False, simulated=simulated) as on:
         keys = await left_behind(on, 1000)
         async with worker_process(on, database, tmp_path, concurrency="200"):
-            await on.fault(kind="delay", seconds=0.1)
+            await on.fault(kind="delay", seconds=0.4)
             done = await command("queue", "replay", "--incident", "1", "--yes", "--per-second", "200")
         assert "replayed: 1000 put back, 1000 arrived, 0 failed again" in done.stdout
         assert {noted["status"] for noted in await on.requests()} == {204}
