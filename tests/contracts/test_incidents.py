@@ -253,11 +253,15 @@ class TestOperators:
         await by_hand.force_closed()
         await fail(breaker, 3)
         await by_hand.force_closed()
+        await fail(breaker)
+        await by_hand.force_closed()
+        await by_hand.force_closed()
         audit = await user.execute("select actor, action, target, incident_id, reason from dynamics_sync.audit")
         assert await audit.fetchall() == [
             ("tester", "circuit_open", "dynamics", 1, "maintenance"),
             ("tester", "circuit_close", "dynamics", 1, "maintenance"),
             ("tester", "circuit_close", "dynamics", 2, "maintenance"),
+            ("tester", "circuit_close", "dynamics", None, "maintenance"),
         ]
 
     async def test_opening_begins_an_incident_of_its_own_kind_and_closing_ends_it(

@@ -29,7 +29,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done
 Patience = Annotated[
     float, typer.Option("--patience", min=0.1, help="Seconds after which it ends if nothing moves and no worker sends.")
 ]
-
 PerSecond = Annotated[
     float, typer.Option("--per-second", min=0.1, help="Put back so many in a second; never more than 50 are under way.")
 ]
@@ -139,12 +138,10 @@ def _tell_entries(what: str, ids: Sequence[UUID], chosen: _Chosen, as_json: bool
         print_json({"result": what, "entries": [str(id) for id in ids], "groups": groups})
         return
     console.print(f"{what}: {len(ids)}")
-    _list([entry for entry in chosen.entries if entry.id in set(ids)], len(ids))
-
-
-def _list(entries: Sequence[QueueEntry], total: int) -> None:
-    for entry in entries:
+    these = set(ids)
+    shown = [entry for entry in chosen.entries if entry.id in these]
+    for entry in shown:
         line = f"  {entry.id}  {entry.source_table}  {entry.record_key}  {entry.error_code}"
         console.print(escape(line), highlight=False, soft_wrap=True)
-    if total > len(entries):
-        console.print(f"  and {total - len(entries)} more")
+    if len(ids) > len(shown):
+        console.print(f"  and {len(ids) - len(shown)} more")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, Reason, Yes, confirmed, console, print_json, with_stores
+from dynamics_sync.cli.watching import entries_in_words
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.postgres.audit import Operator
@@ -93,7 +94,7 @@ def _tell(look: Look, as_json: bool) -> None:
         console.print(f"The next request may leave at {status.retry_at:%H:%M:%S %Z}.")
     if incident is not None:
         console.print(
-            f"This is incident {incident.id}, with {incident.open_entries} entries in the queue: "
+            f"This is incident {incident.id}, with {entries_in_words(incident.open_entries)} in the queue: "
             f"`dynamics-sync queue list --incident {incident.id}`."
         )
 

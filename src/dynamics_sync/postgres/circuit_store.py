@@ -83,11 +83,13 @@ class PostgresCircuitStore:
             if changed and new.generation != expected.generation:
                 await connection.execute(WAKE_WORKERS, parameters)
             if changed and self._operator is not None:
-                await self._note(connection, self._operator, "close" if new.state is CircuitState.CLOSED else "open")
+                await self._note(connection, self._operator, expected, new)
         return changed
 
-    async def _note(self, connection: Connection, operator: Operator, verb: str) -> None:
-        row = await (await connection.execute(LAST_INCIDENT, {"target": self._target})).fetchone()
-        await note(
-            connection, operator, f"circuit_{verb}", self._target, incident_id=row[0] if row is not None else None
-        )
+    async def _note(self, connection: Connection, operator: Operator, old: Circuit, new: Circuit) -> None:
+        """The incident that began, goes on or has ended by it; forgetting a few failures has none."""
+        row = None
+        if (old.state, new.state) != (CircuitState.CLOSED, CircuitState.CLOSED):
+            row = await (await connection.execute(LAST_INCIDENT, {"target": self._target})).fetchone()
+        action = "circuit_close" if new.state is CircuitState.CLOSED else "circuit_open"
+        await note(connection, operator, action, self._target, incident_id=row[0] if row is not None else None)
