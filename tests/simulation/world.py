@@ -45,7 +45,7 @@ LATE_SECONDS = 12.0
 """An unanswered request takes effect no later than so long after it left."""
 END = 200.0
 """By then everything must have arrived."""
-ROWS_AHEAD_SECONDS = 1.0
+ROWS_AHEAD_SECONDS = 0.3
 NEWS_SECONDS = 0.6
 """By then every worker that reaches the database knows what another one heard."""
 
@@ -329,7 +329,6 @@ class World:
         """Send a transaction there. Its result comes back, unless something happens."""
         random, loop = self.random, self.loop
         answer = loop.create_future()
-        worker.reach(name)
         mood = self._database_mood(worker, name)
         there, back = random.random() * 0.008, random.random() * 0.008
         if random.random() < 0.02:
@@ -587,7 +586,10 @@ class SimulatedWorker:
         for action in self.ambushes:
             if action.point == point:
                 self.ambushes.remove(action)
-                self.world.loop.call_soon(self.world.act, replace(action, point=None), context=WORLD)
+                if action.passes:
+                    self.ambushes.append(replace(action, passes=action.passes - 1))
+                else:
+                    self.world.loop.call_soon(self.world.act, replace(action, point=None), context=WORLD)
                 return
 
     def suffer(self, action: Action) -> None:
