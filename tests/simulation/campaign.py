@@ -59,7 +59,8 @@ def seeds_until_found(bug: Bug, most: int) -> tuple[int, str] | None:
     """How many seeds it takes to find a deliberate bug, and what it violates first; None if `most` are not enough."""
     with bug.apply():
         for seed in range(most):
-            if violations := simulate(plan_for(seed)).violations:
+            violations = simulate(plan_for(seed)).violations
+            if violations and "exception" not in violations[0]:
                 return seed + 1, violations[0]
     return None
 

@@ -99,6 +99,7 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PROBE, Point.SET_CIRCUIT)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.READ_CIRCUIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
     ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
     ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.READ_ROWS)),
     ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN), (None,)),
@@ -237,7 +238,7 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
         case Kind.CRASH | Kind.CANCEL | Kind.SHUT_DOWN:
             return Action(at, kind, worker=worker, seconds=random.uniform(0.05, 4))
         case Kind.PAUSE:
-            seconds = random.choice((0.3, 1.0, 4.0, 8.0)) * random.uniform(0.7, 1.3)
+            seconds = random.choice((0.3, 1.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))
