@@ -1,6 +1,7 @@
 """The service by itself, around a gateway of your own: what is retried, what is given up, and what the queue says."""
 
 import asyncio
+from dataclasses import dataclass
 
 from dynamics_sync import (
     Accepted,
@@ -23,7 +24,14 @@ class MoodyDynamics:
     def __init__(self) -> None:
         self._bad_moods = 2
 
-    async def send(self, operation: SyncOperation) -> Outcome:
+    async def prepare(self, operation: SyncOperation) -> "MoodyRequest":
+        """What must be done before the breaker is asked: read the record, have a token. Here there is nothing."""
+        return MoodyRequest(self, operation)
+
+    async def renew_token(self) -> None:
+        """There is no token."""
+
+    def answer(self, operation: SyncOperation) -> Outcome:
         if self._bad_moods:
             self._bad_moods -= 1
             return classify_write(Answer(503))
@@ -31,8 +39,16 @@ class MoodyDynamics:
             return classify_write(Answer(400, error_code="0x80040203", is_dataverse_error=True))
         return Accepted()
 
-    async def renew_token(self) -> None:
-        """There is no token."""
+
+@dataclass
+class MoodyRequest:
+    """Ready to leave: the service asks the breaker, then sends it."""
+
+    dynamics: MoodyDynamics
+    operation: SyncOperation
+
+    async def send(self) -> Outcome:
+        return self.dynamics.answer(self.operation)
 
 
 async def main() -> None:

@@ -29,7 +29,7 @@ from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
-from dynamics_sync.sync.lease import LeasedGateway
+from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.web.health import Check, Health, health_app
@@ -41,8 +41,12 @@ CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certific
 POOL_SIZE = 6
 GARBAGE_THRESHOLD = 50_000
 """Objects between two looks for garbage in cycles. At Python's 700, a worker spends a sixth of its time looking."""
+PREPARE_SECONDS = 10.0
+"""The longest that reading a record and getting a token may take."""
 TRUST_SECONDS = 0.1
 """How long a healthy circuit is believed without a look at the database; claims renew it."""
+NOTICE_SECONDS = 0.25
+"""How old a look at the circuit may be when a request leaves. All workers of a target must agree on it."""
 
 
 @contextmanager
@@ -112,7 +116,8 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             failure_threshold=settings.failure_threshold,
             cool_down_seconds=settings.cool_down_seconds,
             max_pause_seconds=settings.max_pause_seconds,
-            probe_lease_seconds=2 * _send_timeout(settings),
+            probe_lease_seconds=lease_times(settings).lease_seconds,
+            notice_seconds=NOTICE_SECONDS,
         )
         breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)
         yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker, sets)
@@ -167,10 +172,9 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
 def _worker(
     settings: Settings, stores: Stores, gateway: DataverseGateway, records: PostgresRecords, clock: StoppableClock
 ) -> Worker:
-    send_timeout = _send_timeout(settings)
-    lease_seconds = 2 * send_timeout
-    outbox = PostgresOutbox(stores.pool, TARGET, lease_seconds)
-    leased = LeasedGateway(gateway, outbox, clock, lease_seconds=lease_seconds, send_seconds=send_timeout)
+    times = lease_times(settings)
+    outbox = PostgresOutbox(stores.pool, TARGET, times.lease_seconds)
+    leased = LeasedGateway(gateway, outbox, clock, times)
     service = HLFDynamicsSyncService(
         breaker=stores.breaker,
         policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
@@ -181,18 +185,20 @@ def _worker(
     return Worker(
         service=service,
         breaker=stores.breaker,
-        circuits=stores.circuits,
         outbox=outbox,
         leases=leased,
         read_ahead=records.read_ahead,
         clock=clock,
-        settings=WorkerSettings(settings.concurrency, settings.poll_seconds, shutdown_seconds=send_timeout + 5),
+        settings=WorkerSettings(
+            settings.concurrency, settings.poll_seconds, shutdown_seconds=times.request_seconds + 15.0
+        ),
     )
 
 
-def _send_timeout(settings: Settings) -> float:
-    """A request, and the token and the row that it may need first."""
-    return settings.request_timeout_seconds + 15.0
+def lease_times(settings: Settings) -> LeaseTimes:
+    """Twice what one try may take, so that a record that waited for its turn needs no new lease."""
+    request_seconds = settings.request_timeout_seconds + 5.0
+    return LeaseTimes(2 * (PREPARE_SECONDS + request_seconds), PREPARE_SECONDS, request_seconds)
 
 
 def _dynamics(settings: Settings) -> tuple[str, Credentials]:

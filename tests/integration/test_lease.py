@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.core.outcome import Accepted, Outcome, Transient
+from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Transient, Unsendable
 from dynamics_sync.postgres.connections import connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
-from dynamics_sync.sync.lease import LeasedGateway, LeaseLostError
+from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, LeaseLostError, LeaseTimes
+from dynamics_sync.sync.ports import Request
 from support.clock import FakeClock
 from support.gateway import ScriptedGateway
 from support.outbox import LEASE_SECONDS, TARGET, change, claim_one
@@ -23,11 +24,29 @@ class SilentGateway(ScriptedGateway):
         raise AssertionError
 
 
+class SlowGateway(ScriptedGateway):
+    """Never gets ready."""
+
+    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def ready(leases: LeasedGateway, operation: SyncOperation) -> Request:
+    request = await leases.prepare(operation)
+    assert not isinstance(request, NothingToSend | Unsendable | NotReady)
+    return request
+
+
+async def send(leases: LeasedGateway, operation: SyncOperation) -> Outcome:
+    return await (await ready(leases, operation)).send()
+
+
 async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leaves(database: str) -> None:
     clock, gateway = FakeClock(), ScriptedGateway()
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, lease_seconds=LEASE_SECONDS, send_seconds=LEASE_SECONDS / 2)
+        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
         await change(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
@@ -35,24 +54,56 @@ async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leave
         (first_end,) = await (await user.execute(ends)).fetchone() or ()
 
         await clock.sleep(LEASE_SECONDS / 2 + 1)
-        assert await leases.send(operation) == Accepted()
+        assert await send(leases, operation) == Accepted()
         (second_end,) = await (await user.execute(ends)).fetchone() or ()
         assert second_end > first_end
 
         await clock.sleep(LEASE_SECONDS / 2 + 1)
         await user.execute("update dynamics_sync.outbox set lease_owner = 'another worker'")
         with pytest.raises(LeaseLostError):
-            await leases.send(operation)
+            await send(leases, operation)
         assert gateway.sent == [operation]
+
+
+async def test_nothing_leaves_where_getting_ready_took_so_long_that_the_lease_could_end_first(database: str) -> None:
+    clock, gateway = FakeClock(), ScriptedGateway()
+    async with await connect(database) as user, make_pool(database, 2) as pool:
+        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
+        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
+        await change(user, "a")
+        operation = await claim_one(outbox)
+        leases.begin(operation, clock.monotonic())
+        request = await ready(leases, operation)
+        await clock.sleep(LEASE_SECONDS * 0.8)
+        with pytest.raises(LeaseLostError):
+            await request.send()
+        assert gateway.sent == []
+
+
+async def test_getting_ready_is_given_up_for_now_where_it_takes_too_long(database: str) -> None:
+    clock, gateway = FakeClock(), SlowGateway()
+    async with await connect(database) as user, make_pool(database, 2) as pool:
+        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
+        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 0.01, LEASE_SECONDS / 4))
+        await change(user, "a")
+        operation = await claim_one(outbox)
+        leases.begin(operation, clock.monotonic())
+        assert await leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
+        assert gateway.sent == []
+
+
+def test_a_lease_must_outlast_what_it_covers() -> None:
+    with pytest.raises(ValueError, match="lease_seconds"):
+        LeaseTimes(lease_seconds=90, prepare_seconds=45, request_seconds=45)
 
 
 async def test_a_send_that_would_outlast_the_lease_is_cut_off(database: str) -> None:
     clock, gateway = FakeClock(), SilentGateway()
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, lease_seconds=LEASE_SECONDS, send_seconds=0.01)
+        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 1.0, 0.01))
         await change(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
-        assert await leases.send(operation) == Transient("timeout")
+        assert await send(leases, operation) == Transient("timeout")
         assert gateway.sent == [operation]

@@ -29,7 +29,7 @@ def test_costs_do_not_grow_with_what_waits(database: str) -> None:
             [WAITING],
         )
         with connection.transaction():
-            claim = {"target": "dynamics", "limit": SOME, "claim_id": "x", "lease_seconds": 60}
+            claim = {"target": "dynamics", "limit": SOME, "claim_id": "x", "lease_seconds": 60, "late_seconds": 180}
             rows = connection.execute(CLAIM, claim).fetchall()
             assert [row[2] for row in rows] == [str(n) for n in range(1, SOME + 1)]
             assert rows_read(connection) < 10 * SOME
@@ -40,6 +40,8 @@ def test_costs_do_not_grow_with_what_waits(database: str) -> None:
                 "versions": [row[3] for row in rows],
                 "claims": ["x"] * SOME,
                 "etags": [None] * SOME,
+                "unanswered": [False] * SOME,
+                "late_seconds": 180,
             }
             assert set(connection.execute(SETTLE, arrived).fetchall()) == {(row[0], "gone") for row in rows}
             assert rows_read(connection) < 10 * SOME

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from dynamics_sync.core.circuit import Blocked, CircuitSettings, CircuitState, Permit
 from dynamics_sync.core.errors import CircuitOpenError
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.core.outcome import Accepted, Outcome, Throttled, Transient, Unsendable
+from dynamics_sync.core.outcome import Accepted, Outcome, Throttled, Transient
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.memory import InMemoryRetryQueue
@@ -154,7 +154,7 @@ class TestOneProbe:
 
 @pytest.mark.parametrize(
     "outcome",
-    [Accepted(), Transient("http_503"), Throttled("http_429", 5), Unsendable("x")],
+    [Accepted(), Transient("http_503"), Throttled("http_429", 5)],
     ids=lambda outcome: type(outcome).__name__,
 )
 async def test_an_operation_that_is_cancelled_anywhere_keeps_no_place(

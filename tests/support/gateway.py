@@ -1,7 +1,10 @@
 """A Dynamics that answers as a script says."""
 
+from dataclasses import dataclass
+
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.core.outcome import Accepted, Outcome
+from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Unsendable
+from dynamics_sync.sync.ports import Request
 
 
 class ScriptedGateway:
@@ -12,6 +15,11 @@ class ScriptedGateway:
         self.sent: list[SyncOperation] = []
         self.renewals = 0
 
+    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
+        if self._outcomes and isinstance(self._outcomes[0], NothingToSend | Unsendable | NotReady):
+            return self._outcomes.pop(0)  # type: ignore[return-value]
+        return ScriptedRequest(self, operation)
+
     async def send(self, operation: SyncOperation) -> Outcome:
         self.sent.append(operation)
         outcome = self._outcomes.pop(0) if self._outcomes else Accepted()
@@ -21,3 +29,14 @@ class ScriptedGateway:
 
     async def renew_token(self) -> None:
         self.renewals += 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedRequest:
+    """Ready to leave."""
+
+    gateway: ScriptedGateway
+    operation: SyncOperation
+
+    async def send(self) -> Outcome:
+        return await self.gateway.send(self.operation)

@@ -42,11 +42,16 @@ class CircuitSettings:
     """How long a probe may take before its place is given away: longer than any request's time-out."""
     max_pause_seconds: float = 900.0
     """The longest `Retry-After` that is honoured."""
+    notice_seconds: float = 0.0
+    """How long after it was asked for a permit may still be used, and so how soon all callers know of an opening: the
+    silence of an open circuit is promised from that long after it. 0 where all callers see every change at once."""
 
     def __post_init__(self) -> None:
         for name in ("failure_threshold", "cool_down_seconds", "probe_lease_seconds", "max_pause_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, not {getattr(self, name)}")
+        if self.notice_seconds < 0:
+            raise ValueError(f"notice_seconds must be 0 or more, not {self.notice_seconds}")
 
     @property
     def cool_down(self) -> timedelta:
@@ -60,6 +65,10 @@ class CircuitSettings:
     def max_pause(self) -> timedelta:
         return timedelta(seconds=self.max_pause_seconds)
 
+    @property
+    def notice(self) -> timedelta:
+        return timedelta(seconds=self.notice_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
@@ -69,6 +78,7 @@ class Circuit:
     failure_count: int = 0
     """Consecutive failed requests."""
     opened_at: datetime | None = None
+    """Since when no request leaves. Up to `notice_seconds` ahead: whoever asks is blocked already then."""
     last_error_code: str | None = None
     probe_owner: str | None = None
     probe_until: datetime | None = None
@@ -125,7 +135,7 @@ def retry_at(circuit: Circuit, now: datetime, settings: CircuitSettings) -> date
     if circuit.paused_until is not None:
         waits.append(min(circuit.paused_until, now + settings.max_pause))
     if circuit.state is CircuitState.OPEN and circuit.opened_at is not None:
-        waits.append(min(circuit.opened_at, now) + settings.cool_down)
+        waits.append(min(circuit.opened_at, now + settings.notice) + settings.cool_down)
     if circuit.state is CircuitState.HALF_OPEN and circuit.probe_until is not None:
         waits.append(min(circuit.probe_until, now + settings.probe_lease))
     return max(waits)
@@ -161,7 +171,7 @@ def on_success(circuit: Circuit, permit: Permit) -> Circuit:
     if permit.generation != circuit.generation:
         return circuit
     if circuit.state is CircuitState.HALF_OPEN:
-        return _transition(circuit, state=CircuitState.CLOSED, failure_count=0, opened_at=None, last_error_code=None)
+        return _closed(circuit)
     if circuit.failure_count == 0:
         return circuit
     return _changed(circuit, failure_count=0, last_error_code=None)
@@ -174,9 +184,19 @@ def on_failure(circuit: Circuit, permit: Permit, now: datetime, error_code: str,
     failure_count = circuit.failure_count + 1
     if circuit.state is CircuitState.CLOSED and failure_count < settings.failure_threshold:
         return _changed(circuit, failure_count=failure_count, last_error_code=error_code)
-    return _transition(
-        circuit, state=CircuitState.OPEN, failure_count=failure_count, opened_at=now, last_error_code=error_code
-    )
+    return _opened(circuit, now, settings, failure_count=failure_count, last_error_code=error_code)
+
+
+def force_open(circuit: Circuit, now: datetime, error_code: str, settings: CircuitSettings) -> Circuit:
+    """A person wants silence: for one cool-down from now, then a probe decides. Nothing is stopped for ever."""
+    return _opened(circuit, now, settings, last_error_code=error_code)
+
+
+def force_closed(circuit: Circuit) -> Circuit:
+    """A person knows that Dynamics is well: as if a probe had succeeded. A pause that Dynamics asked for stays."""
+    if circuit.state is CircuitState.CLOSED and circuit.failure_count == 0:
+        return circuit
+    return _closed(circuit)
 
 
 def on_pause(circuit: Circuit, now: datetime, seconds: float, settings: CircuitSettings) -> Circuit:
@@ -199,13 +219,23 @@ def on_release(circuit: Circuit, permit: Permit) -> Circuit:
 
 def _without_future_times(circuit: Circuit, now: datetime, settings: CircuitSettings) -> Circuit:
     """A clock that was set back must not prolong anything: times too far ahead are stamped anew (R12)."""
-    if circuit.opened_at is not None and circuit.opened_at > now:
+    if circuit.opened_at is not None and circuit.opened_at > now + settings.notice:
         circuit = _changed(circuit, opened_at=now)
     if circuit.probe_until is not None and circuit.probe_until > now + settings.probe_lease:
         circuit = _changed(circuit, probe_until=now + settings.probe_lease)
     if circuit.paused_until is not None and circuit.paused_until > now + settings.max_pause:
         circuit = _changed(circuit, paused_until=now + settings.max_pause)
     return circuit
+
+
+def _opened(circuit: Circuit, now: datetime, settings: CircuitSettings, **fields: object) -> Circuit:
+    """Only while it is closed may there be callers who do not know yet."""
+    notice = settings.notice if circuit.state is CircuitState.CLOSED else timedelta()
+    return _transition(circuit, state=CircuitState.OPEN, opened_at=now + notice, **fields)
+
+
+def _closed(circuit: Circuit) -> Circuit:
+    return _transition(circuit, state=CircuitState.CLOSED, failure_count=0, opened_at=None, last_error_code=None)
 
 
 def _changed(circuit: Circuit, **fields: object) -> Circuit:

@@ -102,6 +102,8 @@ class Applied:
     attempts: int
     """Requests that it took, the successful one included."""
     etag: str | None = None
+    unanswered: bool = False
+    """An earlier request got no answer: it may take effect late, over the state that was read for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Deferred:
     """Failed requests behind it, to be kept."""
     retry_at: datetime
     failures: tuple[FailedAttempt, ...] = ()
+    unanswered: bool = False
+    """A request got no answer: it may take effect late."""
 
 
 SyncResult = Applied | Queued | Deferred

@@ -10,6 +10,13 @@ DEFAULT_PAUSE_SECONDS = 5.0
 
 CONTRACT_MISMATCH = "contract_mismatch"
 
+UNANSWERED_CODES = frozenset({"timeout", "connection_reset", "http_502", "http_504"})
+"""Failures that leave open whether Dynamics is still at work on the request. It may take effect late, even after a
+newer state was written."""
+
+LATE_SECONDS = 180.0
+"""After so long, an unanswered request takes effect no more: Dataverse ends an operation after two minutes."""
+
 RECORD_ABSENT_CODES = frozenset({"0x80040217", "0x80060891"})
 """404: the record is not there, by id and by alternate key. Other 404s mean that the address is wrong."""
 
@@ -50,6 +57,11 @@ class Transient:
     error_code: str
     retry_after_seconds: float | None = None
     """For how long it asked to be left alone, if it did (RFC 9110, 10.2.3)."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Dynamics itself said that it failed: the request will not take effect any more."""
+        return self.error_code not in UNANSWERED_CODES
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 import json
 import ssl
-from collections.abc import Callable
 from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import aiohttp
@@ -24,7 +24,7 @@ from dynamics_sync.core.outcome import (
 )
 from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from, connection_error_code
 from dynamics_sync.dynamics.tokens import Tokens
-from dynamics_sync.sync.ports import Clock
+from dynamics_sync.sync.ports import Clock, Request
 
 API_PATH = "/api/data/v9.2"
 
@@ -35,6 +35,18 @@ REQUEST_HEADERS = {
     "If-None-Match": "null",
 }
 """On every request (Microsoft: "Compose HTTP requests and handle errors")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of the Web API, without what all have in common."""
+
+    method: str
+    address: str
+    """Below the Web API's root."""
+    body: MappingOf[str, JsonValue] | None = field(default=None, repr=False)
+    only_if_there: bool = False
+    """A record that is to go must not be created first."""
 
 
 class Records(Protocol):
@@ -86,19 +98,21 @@ class DataverseGateway:
         self._clock = clock
         self._refused_token: str | None = None
 
-    async def send(self, operation: SyncOperation) -> Outcome:
-        """Bring the record in Dynamics to the state that its row has now. Raises only if the row cannot be read."""
+    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
+        """Read the record's row, and have a token. Raises only if the row cannot be read."""
         table = self._mapping.table(operation.source_table)
         if table is None:
             return Unsendable("mapping.unknown_table", operation.source_table)
         try:
-            row = await self._records.read(operation)
-            address = table.address(operation.record_key)
-            if row is None:
-                return await self._remove(operation, table, address)
-            return await self._request(operation, "PATCH", address, table.body(row), classify_write)
+            call = _call_for(table, operation, await self._records.read(operation))
         except UnsendableError as error:
             return Unsendable(error.code, error.name)
+        if call is None:
+            return NothingToSend()
+        try:
+            return DataverseRequest(self, operation, call, await self._tokens.get())
+        except CredentialsError:
+            return NotReady("token", self._tokens.pause_seconds)
 
     async def renew_token(self) -> None:
         """Forget the token that Dynamics refused."""
@@ -112,56 +126,69 @@ class DataverseGateway:
             CredentialsError: there is no token.
             aiohttp.ClientError, TimeoutError: no answer.
         """
-        return await self._exchange("GET", "WhoAmI", None, {})
+        return await self.exchange(Call("GET", "WhoAmI"), await self._tokens.get())
 
-    async def _remove(self, operation: SyncOperation, table: TableMapping, address: str) -> Outcome:
-        match table.on_delete:
-            case DeleteRule.IGNORE:
-                return NothingToSend()
-            case DeleteRule.DELETE:
-                return await self._request(operation, "DELETE", address, None, classify_removal)
-            case DeleteRule.DEACTIVATE:
-                return await self._request(operation, "PATCH", address, dict(table.inactive), classify_removal)
+    async def exchange(self, call: Call, token: str, correlation_id: str | None = None) -> Answer:
+        """Make one request. The connection is all that is waited for before it leaves.
 
-    async def _request(
-        self,
-        operation: SyncOperation,
-        method: str,
-        address: str,
-        body: dict[str, JsonValue] | None,
-        classify: Callable[[Answer], Outcome],
-    ) -> Outcome:
-        headers = {"x-ms-client-request-id": operation.correlation_id} if operation.correlation_id else {}
-        if classify is classify_removal:
-            headers["If-Match"] = "*"  # a record that is to go must not be created first
-        try:
-            answer = await self._exchange(method, address, body, headers)
-        except CredentialsError:
-            return NotReady("token", self._tokens.pause_seconds)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Transient(connection_error_code(error))
-        return classify(answer)
-
-    async def _exchange(
-        self, method: str, address: str, body: dict[str, JsonValue] | None, headers: dict[str, str]
-    ) -> Answer:
-        token = await self._tokens.get()
-        all_headers = REQUEST_HEADERS | headers | {"Authorization": f"Bearer {token}"}
-        if "If-Match" in headers:
-            del all_headers["If-None-Match"]
+        Raises:
+            aiohttp.ClientError, TimeoutError, OSError: no answer.
+        """
+        headers = REQUEST_HEADERS | {"Authorization": f"Bearer {token}"}
+        if call.only_if_there:
+            del headers["If-None-Match"]
+            headers["If-Match"] = "*"
+        if correlation_id:
+            headers["x-ms-client-request-id"] = correlation_id
         data = None
-        if body is not None:
-            data = json.dumps(body).encode()
-            all_headers["Content-Type"] = "application/json"
-        url = URL(self._root + address, encoded=True)
+        if call.body is not None:
+            data = json.dumps(call.body).encode()
+            headers["Content-Type"] = "application/json"
+        url = URL(self._root + call.address, encoded=True)
         async with self._session.request(
-            method, url, data=data, headers=all_headers, allow_redirects=False
+            call.method, url, data=data, headers=headers, allow_redirects=False
         ) as response:
             text = await _start_of_body(response) if response.status >= 400 else b""
             answer = answer_from(response.status, response.headers, text, self._clock.now())
         if answer.status == 401:
             self._refused_token = token
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class DataverseRequest:
+    """A write that is ready to leave."""
+
+    gateway: DataverseGateway
+    operation: SyncOperation
+    call: Call
+    token: str = field(repr=False)
+
+    async def send(self) -> Outcome:
+        """Make it, and say what the answer means."""
+        try:
+            answer = await self.gateway.exchange(self.call, self.token, self.operation.correlation_id)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Transient(connection_error_code(error))
+        return classify_removal(answer) if self.call.only_if_there else classify_write(answer)
+
+
+def _call_for(table: TableMapping, operation: SyncOperation, row: MappingOf[str, object] | None) -> Call | None:
+    """What brings Dynamics to the row's state; None where nothing is to be done.
+
+    Raises:
+        UnsendableError: the row or its key has no form in Dynamics.
+    """
+    address = table.address(operation.record_key)
+    if row is not None:
+        return Call("PATCH", address, table.body(row))
+    match table.on_delete:
+        case DeleteRule.IGNORE:
+            return None
+        case DeleteRule.DELETE:
+            return Call("DELETE", address, only_if_there=True)
+        case DeleteRule.DEACTIVATE:
+            return Call("PATCH", address, dict(table.inactive), only_if_there=True)
 
 
 async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:

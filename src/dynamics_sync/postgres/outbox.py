@@ -11,17 +11,21 @@ from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, SyncOperation
+from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, reading_from
 from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import Connection, Pool, one_trip, transaction
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
-CLAIM = "select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s)"
+CLAIM = """
+select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s)
+"""
 
 SETTLE = """
 select * from dynamics_sync.settle(
-  %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(etags)s::text[]
+  %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(etags)s::text[],
+  %(unanswered)s::boolean[], %(late_seconds)s
 )
 """
 
@@ -37,7 +41,16 @@ where id = (
 returning id
 """
 
-RELEASE = "select dynamics_sync.release(%(ids)s::bigint[], %(claims)s::text[], %(attempts)s::integer[])"
+RELEASE = """
+select dynamics_sync.release(
+  %(ids)s::bigint[], %(claims)s::text[], %(attempts)s::integer[], %(unanswered)s::boolean[], %(late_seconds)s
+)
+"""
+
+NOTE_UNANSWERED = "select dynamics_sync.note_unanswered(%s, %s, %s, %s)"
+
+RESEND_UNANSWERED = "select dynamics_sync.resend_unanswered(%s, %s)"
+RESENT_AT_ONCE = 500
 
 NOTE_ATTEMPT = """
 insert into dynamics_sync.attempts
@@ -54,6 +67,7 @@ class _Release:
     operation: SyncOperation
     attempts: int
     failures: Sequence[FailedAttempt]
+    unanswered: bool
 
 
 class PostgresOutbox:
@@ -73,6 +87,7 @@ class PostgresOutbox:
             "limit": limit,
             "claim_id": claim_id,
             "lease_seconds": self._lease_seconds,
+            "late_seconds": LATE_SECONDS,
         }
         async with one_trip(self._pool) as connection:
             rows = await connection.execute(CLAIM, parameters)
@@ -109,6 +124,8 @@ class PostgresOutbox:
         parameters = claimed([operation for operation, _ in arrived]) | {
             "target": self._target,
             "etags": [applied.etag for _, applied in arrived],
+            "unanswered": [applied.unanswered for _, applied in arrived],
+            "late_seconds": LATE_SECONDS,
         }
         async with one_trip(self._pool) as connection:
             cursor = await connection.execute(SETTLE, parameters)
@@ -124,15 +141,30 @@ class PostgresOutbox:
                     [self._target, operation.source_table, operation.record_key, operation.operation_type],
                 )
 
-    async def release(self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()) -> None:
+    async def release(
+        self,
+        operation: SyncOperation,
+        attempts: int,
+        failures: Sequence[FailedAttempt] = (),
+        unanswered: bool = False,
+    ) -> None:
         """Let go of a record that was not sent; keep its count and what happened."""
-        await self._release(_Release(operation, attempts, failures))
+        await self._release(_Release(operation, attempts, failures, unanswered))
+
+    async def resend_unanswered(self) -> None:
+        """Mark records dirty whose unanswered requests are over."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(RESEND_UNANSWERED, [self._target, RESENT_AT_ONCE])
 
     async def _release_batch(self, batch: Sequence[_Release]) -> Sequence[None]:
         async with transaction(self._pool) as connection:
             for each in batch:
                 await note_attempts(connection, each.operation, each.failures)
-            parameters = claimed([each.operation for each in batch]) | {"attempts": [each.attempts for each in batch]}
+            parameters = claimed([each.operation for each in batch]) | {
+                "attempts": [each.attempts for each in batch],
+                "unanswered": [each.unanswered for each in batch],
+                "late_seconds": LATE_SECONDS,
+            }
             await connection.execute(RELEASE, parameters)
         return [None] * len(batch)
 

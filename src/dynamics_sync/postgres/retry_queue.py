@@ -14,8 +14,9 @@ from psycopg import Rollback
 from psycopg.rows import class_row
 
 from dynamics_sync.core.operation import FailedAttempt, QueueStatus
+from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
-from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, claimed, note_attempts
+from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, NOTE_UNANSWERED, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
 
 INSERT = """
@@ -109,6 +110,9 @@ class PostgresRetryQueue:
             if operation.claim_id is not None:
                 await connection.execute(GIVE_BACK, claimed([operation]))
                 await note_attempts(connection, operation, failure.failures)
+                if failure.unanswered:
+                    record = [operation.target, operation.source_table, operation.record_key]
+                    await connection.execute(NOTE_UNANSWERED, [*record, LATE_SECONDS])
             await connection.execute(AS_SERVICE_ROLE)
             cursor = await connection.execute(INSERT, _row(failure))
             row = await cursor.fetchone()

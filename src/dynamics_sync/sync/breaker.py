@@ -13,11 +13,17 @@ from uuid import uuid4
 
 from dynamics_sync.core import circuit as decide
 from dynamics_sync.core.circuit import Blocked, Circuit, CircuitSettings, CircuitState, Permit
-from dynamics_sync.core.errors import CircuitOpenError
+from dynamics_sync.core.errors import CircuitOpenError, DatabaseError
 from dynamics_sync.sync.clock import SystemClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.memory import InMemoryCircuitStore
 from dynamics_sync.sync.ports import CircuitReading, CircuitStore, Clock
+
+ADMIT_TRIES = 5
+"""How often leave is asked for where the store's answers come too late to be used."""
+
+OPERATOR = "operator"
+"""The error code of a circuit that a person opened."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,9 +48,12 @@ class DynamicsCircuitBreaker:
         settings: threshold (3), cool-down (60 s), probe lease (90 s), longest pause (15 min).
         store: where the circuit lives; in memory by default. With `postgres.PostgresCircuitStore` all workers of all
             machines share it, judged by the database's clock.
-        clock: only for the default store and for `trust_seconds`.
+        clock: only for the default store, for `trust_seconds` and for the settings' `notice_seconds`.
         trust_seconds: how long a reading of a *healthy* circuit is believed without asking the store again. The
             worker's claims bring a reading along, so that a healthy circuit costs no round trip. 0 asks each time.
+
+    Raises:
+        ValueError: a reading would be believed for longer than an opening circuit gives notice.
     """
 
     def __init__(
@@ -55,6 +64,8 @@ class DynamicsCircuitBreaker:
         trust_seconds: float = 0.0,
     ) -> None:
         self._settings = settings or CircuitSettings()
+        if trust_seconds > self._settings.notice_seconds > 0:
+            raise ValueError("trust_seconds must not be longer than the settings' notice_seconds")
         self._clock = clock or SystemClock()
         self._store = store or InMemoryCircuitStore(self._clock)
         self._trust_seconds = trust_seconds
@@ -87,12 +98,33 @@ class DynamicsCircuitBreaker:
         return result
 
     async def admit(self) -> Permit | Blocked:
-        """Ask for leave to make one request. A permit must come back by one of the three methods below."""
+        """Ask for leave to make one request. It must leave at once: nothing may be awaited before. A permit must come
+        back by one of the three methods below.
+
+        Raises:
+            DatabaseError: the store is too slow to rely on what it says.
+        """
         if self.believes_healthy:
             return Permit("", self._known.generation, is_probe=False)
+        for _ in range(ADMIT_TRIES):
+            asked_at = self._clock.monotonic()
+            verdict = await self._ask()
+            if isinstance(verdict, Blocked) or not self._is_too_old(asked_at):
+                return verdict
+            await self.release(verdict)
+        raise DatabaseError(
+            f"The circuit could not be read within {self._settings.notice_seconds:g} s, so nothing is sent for now. "
+            "Look for what slows the database, or the way to it, down."
+        )
+
+    def _is_too_old(self, asked_at: float) -> bool:
+        notice_seconds = self._settings.notice_seconds
+        return notice_seconds > 0 and self._clock.monotonic() - asked_at >= notice_seconds
+
+    async def _ask(self) -> Permit | Blocked:
         owner = uuid4().hex
         while True:
-            reading = await self._load()
+            reading = await self.look()
             admission = decide.admit(reading.circuit, reading.now, owner, self._settings)
             try:
                 stored = await self._store_change(reading.circuit, admission.circuit)
@@ -125,13 +157,21 @@ class DynamicsCircuitBreaker:
         """Let nobody send for a while (`Retry-After`), at most as long as the settings allow."""
         await self._apply(lambda reading: decide.on_pause(reading.circuit, reading.now, seconds, self._settings))
 
+    async def force_open(self) -> None:
+        """A person wants silence, for one cool-down from now; then a probe decides."""
+        await self._apply(lambda reading: decide.force_open(reading.circuit, reading.now, OPERATOR, self._settings))
+
+    async def force_closed(self) -> None:
+        """A person knows that Dynamics is well."""
+        await self._apply(lambda reading: decide.force_closed(reading.circuit))
+
     async def state(self) -> CircuitState:
         """CLOSED, OPEN or HALF_OPEN, as a caller would meet it now (R9)."""
         return (await self.status()).state
 
     async def status(self) -> CircuitStatus:
         """The state with what a person needs to understand it."""
-        reading = await self._load()
+        reading = await self.look()
         circuit = reading.circuit
         retry_at = decide.retry_at(circuit, reading.now, self._settings)
         return CircuitStatus(
@@ -154,18 +194,20 @@ class DynamicsCircuitBreaker:
             return 0.0
         return (decide.retry_at(reading.circuit, reading.now, self._settings) - reading.now).total_seconds()
 
-    def observe(self, reading: CircuitReading) -> None:
-        """Take note of a circuit that was read together with something else."""
-        self._remember(reading.circuit)
+    def observe(self, reading: CircuitReading, asked_at: float) -> None:
+        """Take note of a circuit that was read together with something else, asked for at that monotonic time."""
+        self._remember(reading.circuit, asked_at)
 
-    async def _load(self) -> CircuitReading:
+    async def look(self) -> CircuitReading:
+        """The circuit as it is stored now."""
+        asked_at = self._clock.monotonic()
         reading = await self._store.load()
-        self._remember(reading.circuit)
+        self._remember(reading.circuit, asked_at)
         return reading
 
     async def _apply(self, decision: Callable[[CircuitReading], Circuit]) -> Circuit:
         while True:
-            reading = await self._load()
+            reading = await self.look()
             new = decision(reading)
             if await self._store_change(reading.circuit, new):
                 return new
@@ -173,16 +215,16 @@ class DynamicsCircuitBreaker:
     async def _store_change(self, old: Circuit, new: Circuit) -> bool:
         if new is old:
             return True
+        asked_at = self._clock.monotonic()
         if not await self._store.compare_and_set(old, new):
             return False
-        self._remember(new)
+        self._remember(new, asked_at)
         _tell(old, new)
         return True
 
-    def _remember(self, circuit: Circuit) -> None:
-        if circuit.revision >= self._known.revision:
-            self._known = circuit
-            self._known_at = self._clock.monotonic()
+    def _remember(self, circuit: Circuit, asked_at: float) -> None:
+        if (circuit.revision, asked_at) >= (self._known.revision, self._known_at):
+            self._known, self._known_at = circuit, asked_at
 
 
 def _tell(old: Circuit, new: Circuit) -> None:

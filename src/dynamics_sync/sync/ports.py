@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dynamics_sync.core.circuit import Circuit
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
-from dynamics_sync.core.outcome import Outcome
+from dynamics_sync.core.outcome import NothingToSend, NotReady, Outcome, Unsendable
 
 
 class Clock(Protocol):
@@ -26,13 +26,24 @@ class Clock(Protocol):
         ...
 
 
+class Request(Protocol):
+    """A request that is ready to leave."""
+
+    async def send(self) -> Outcome:
+        """Make the request, at once: nothing else is awaited before it leaves. May be called once.
+
+        Raises only where no request was made and none of the outcomes fits, as when the lease is over.
+        """
+        ...
+
+
 class Gateway(Protocol):
     """The way to one Dynamics environment."""
 
-    async def send(self, operation: SyncOperation) -> Outcome:
-        """Read the record's present state and make one request, or none where the outcome says so.
+    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
+        """Do all that has to be done before the breaker is asked: read the record's present state, have a token.
 
-        Raises only where no request was made and none of the outcomes fits, as when the database is gone.
+        Raises only where none of the outcomes fits, as when the database is gone.
         """
         ...
 
@@ -70,6 +81,8 @@ class Failure:
     failures: tuple[FailedAttempt, ...] = ()
     place: str | None = None
     """The name of the column or table that stands in the way, where one does."""
+    unanswered: bool = False
+    """A request got no answer: it may take effect late."""
 
 
 class RetryQueue(Protocol):
@@ -95,7 +108,8 @@ class Outbox(Protocol):
     """The dirty set: one row for each record that Dynamics does not have in its newest state."""
 
     async def claim(self, limit: int) -> Claim:
-        """Take up to `limit` records that nobody else holds, least tried first, then oldest."""
+        """Take up to `limit` records that nobody else holds, least tried first, then oldest. Where the lease of one
+        ran out, a request may have been under way: it is noted as unanswered."""
         ...
 
     async def renew(self, operation: SyncOperation) -> bool:
@@ -104,9 +118,20 @@ class Outbox(Protocol):
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """The records arrived. A row goes, unless the record changed again or the lease was lost meanwhile:
-        then it stays, or is marked dirty again."""
+        then it stays, or is marked dirty again. What had an unanswered request before is noted."""
         ...
 
-    async def release(self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt] = ()) -> None:
-        """Let go of the record without having sent it; its count is kept."""
+    async def release(
+        self,
+        operation: SyncOperation,
+        attempts: int,
+        failures: Sequence[FailedAttempt] = (),
+        unanswered: bool = False,
+    ) -> None:
+        """Let go of the record without having sent it; its count is kept, and that a request got no answer is noted."""
+        ...
+
+    async def resend_unanswered(self) -> None:
+        """Mark those records dirty whose unanswered requests can no longer take effect by now: what they may have
+        written late is written over."""
         ...

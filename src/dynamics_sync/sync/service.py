@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from dynamics_sync.core.circuit import Blocked, CircuitState, Permit
-from dynamics_sync.core.errors import QueueInsertError
+from dynamics_sync.core.errors import DatabaseError, QueueInsertError
 from dynamics_sync.core.operation import (
     Applied,
     Deferred,
@@ -34,7 +34,7 @@ from dynamics_sync.core.outcome import (
 )
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
-from dynamics_sync.sync.clock import SystemClock
+from dynamics_sync.sync.clock import StoppedError, SystemClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock, Failure, Gateway, RetryQueue
 
@@ -62,6 +62,7 @@ class _Run:
     failures: list[FailedAttempt] = field(default_factory=list)
     error_code: str = "internal_error"
     place: str | None = None
+    unanswered: bool = False
     circuit_opened: bool = False
     token_renewed: bool = False
     conflict_seen: bool = False
@@ -105,15 +106,24 @@ class HLFDynamicsSyncService:
 
         Raises:
             QueueInsertError: it failed, could not be queued within 500 ms, and no outbox holds it.
-            Exception: whatever kept the gateway from making a request, such as a lost database.
+            Exception: whatever kept the gateway from making a request. A lost database raises DatabaseError only where
+                no outbox holds the operation.
         """
         run = _Run(operation, operation.attempts)
-        for attempt_number in range(operation.attempts + 1, self._policy.max_requests + 1):
+        try:
+            return await self._try(run)
+        except (DatabaseError, StoppedError):
+            if operation.claim_id is None:
+                raise
+            return self._defer(run, self._clock.now())
+
+    async def _try(self, run: _Run) -> SyncResult:
+        for attempt_number in range(run.attempts + 1, self._policy.max_requests + 1):
             match await self._attempt(run):
                 case Accepted(etag):
-                    return Applied(attempt_number, etag)
+                    return Applied(attempt_number, etag, run.unanswered)
                 case NothingToSend():
-                    return Applied(run.attempts)
+                    return Applied(run.attempts, unanswered=run.unanswered)
                 case Transient(error_code):
                     delay_ms = 0 if run.circuit_opened else self._policy.delay_ms(attempt_number)
                     self._note_failure(run, attempt_number, error_code, delay_ms)
@@ -160,12 +170,16 @@ class HLFDynamicsSyncService:
                     return outcome
 
     async def _request(self, run: _Run) -> Outcome | Blocked:
-        """Ask the breaker, send, and tell the breaker how it went."""
+        """Get ready, ask the breaker, send at once, and tell the breaker how it went."""
+        request = await self._gateway.prepare(run.operation)
+        if isinstance(request, NothingToSend | Unsendable | NotReady):
+            return request
         verdict = await self._breaker.admit()
         if isinstance(verdict, Blocked):
             return verdict
         try:
-            outcome = await self._gateway.send(run.operation)
+            outcome = await request.send()
+            run.unanswered |= isinstance(outcome, Transient) and not outcome.is_answered
             await self._report(run, verdict, outcome)
         except BaseException:
             await self._breaker.release(verdict)
@@ -219,11 +233,13 @@ class HLFDynamicsSyncService:
 
     def _defer(self, run: _Run, retry_at: datetime) -> Deferred:
         emit("sync.deferred", "debug", attempts=run.attempts, retry_at=retry_at, **_identity(run.operation))
-        return Deferred(run.attempts, retry_at, tuple(run.failures))
+        return Deferred(run.attempts, retry_at, tuple(run.failures), run.unanswered)
 
     async def _give_up(self, run: _Run, reason: FailureReason) -> SyncResult:
         """Into the retry queue within 500 ms; else the outbox keeps it, and an event says so (R13)."""
-        failure = Failure(run.operation, reason, run.error_code, run.attempts, tuple(run.failures), run.place)
+        failure = Failure(
+            run.operation, reason, run.error_code, run.attempts, tuple(run.failures), run.place, run.unanswered
+        )
         about = {
             "failure_reason": reason,
             "attempt_count": run.attempts,

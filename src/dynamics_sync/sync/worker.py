@@ -13,10 +13,10 @@ from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
-from dynamics_sync.sync.clock import StoppableClock, StoppedError
+from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.lease import LeasedGateway, LeaseLostError
-from dynamics_sync.sync.ports import CircuitStore, Outbox
+from dynamics_sync.sync.ports import Outbox
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
 SETTLE_LINGER_SECONDS = 0.04
@@ -27,6 +27,9 @@ READY_SECONDS = 0.2
 
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
+
+RESEND_SECONDS = 5.0
+"""How often a worker looks whether unanswered requests are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,6 @@ class Worker:
         *,
         service: HLFDynamicsSyncService,
         breaker: DynamicsCircuitBreaker,
-        circuits: CircuitStore,
         outbox: Outbox,
         leases: LeasedGateway,
         read_ahead: Callable[[Sequence[SyncOperation]], Awaitable[None]],
@@ -68,7 +70,6 @@ class Worker:
     ) -> None:
         self._service = service
         self._breaker = breaker
-        self._circuits = circuits
         self._outbox = outbox
         self._leases = leases
         self._read_ahead = read_ahead
@@ -87,6 +88,7 @@ class Worker:
         self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
         self._came_back = False
+        self._resend_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -125,17 +127,17 @@ class Worker:
         came_back, self._came_back = self._came_back, False
         self.wake.clear()
         if not self._breaker.believes_healthy:
-            reading = await self._circuits.load()
-            self._breaker.observe(reading)
+            reading = await self._breaker.look()
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
         if came_back:
             return min(REST_SECONDS, self._settings.poll_seconds)
+        await self._resend_unanswered()
         claimed_at = self._clock.monotonic()
         claim = await self._outbox.claim(1 if self._cautious else limit)
         self._look_ahead()
-        self._breaker.observe(claim.reading)
+        self._breaker.observe(claim.reading, claimed_at)
         if claim.operations:
             with contextlib.suppress(DatabaseError):  # then each is read when it is sent
                 await self._read_ahead(claim.operations)
@@ -144,6 +146,12 @@ class Worker:
             self._leases.begin(operation, claimed_at)
             self._ready.put_nowait(operation)
         return 0.0 if claim.operations else self._settings.poll_seconds
+
+    async def _resend_unanswered(self) -> None:
+        """Now and then."""
+        if self._clock.monotonic() >= self._resend_at:
+            self._resend_at = self._clock.monotonic() + RESEND_SECONDS
+            await self._outbox.resend_unanswered()
 
     def _room(self) -> int:
         """How many records to claim. One alone while cautious; else none until half of those ready are on their way,
@@ -180,15 +188,15 @@ class Worker:
                 case Applied() as applied:
                     self._settle_soon(operation, applied)
                     return
-                case Deferred(attempts, _, failures):
+                case Deferred(attempts, _, failures, unanswered):
                     self._cautious = self._came_back = True
-                    await self._outbox.release(operation, attempts, failures)
+                    await self._outbox.release(operation, attempts, failures, unanswered)
                 case Queued(status=status):
                     self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
         except LeaseLostError:
             emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
-        except (DatabaseError, StoppedError) as error:
-            await self._let_go(operation, error, operation.attempts)
+        except DatabaseError as error:
+            _tell_interrupted(operation, error)  # the lease ends by itself
         except asyncio.CancelledError as error:
             await self._let_go(operation, error, operation.attempts)
             self._drop([operation])
@@ -199,17 +207,11 @@ class Worker:
         self._drop([operation])
 
     async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
-        """Release the lease if the database lets us; otherwise it ends by itself."""
+        """Release the lease if the database lets us; otherwise it ends by itself. A request may have been cut off."""
         self._cautious = self._came_back = True
-        emit(
-            "sync.interrupted",
-            "warning",
-            exception_type=type(cause).__name__,
-            certification_id=operation.record_key,
-            source_table=operation.source_table,
-        )
+        _tell_interrupted(operation, cause)
         with contextlib.suppress(DatabaseError):
-            await self._outbox.release(operation, attempts)
+            await self._outbox.release(operation, attempts, unanswered=True)
 
     def _settle_soon(self, operation: SyncOperation, applied: Applied) -> None:
         """Settle it together with what arrives in the next moments; at once if nothing will, or while stopping."""
@@ -251,8 +253,18 @@ class Worker:
         self._drop(unsent)
         for _ in senders:
             self._ready.put_nowait(None)
-        _, late = await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
-        for sender in late:
+        await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
+        for sender in senders:
             sender.cancel()
-        await asyncio.gather(*late, *self._settlements, return_exceptions=True)
+        await asyncio.gather(*senders, *self._settlements, return_exceptions=True)
         emit("worker.stopped")
+
+
+def _tell_interrupted(operation: SyncOperation, cause: BaseException) -> None:
+    emit(
+        "sync.interrupted",
+        "warning",
+        exception_type=type(cause).__name__,
+        certification_id=operation.record_key,
+        source_table=operation.source_table,
+    )

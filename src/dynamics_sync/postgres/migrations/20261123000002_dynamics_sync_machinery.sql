@@ -37,6 +37,17 @@ create table dynamics_sync.record_state (
   primary key (target, source_table, record_key)
 ) with (fillfactor = 70);
 
+-- Requests that were never answered. Dynamics may still be at work on them, and let one take effect after a newer state
+-- was written: once that cannot happen any more, the record is sent once more.
+create table dynamics_sync.unanswered (
+  target text not null,
+  source_table text not null,
+  record_key text not null,
+  until timestamptz not null,
+  primary key (target, source_table, record_key)
+);
+create index unanswered_by_time on dynamics_sync.unanswered (target, until);
+
 -- One circuit for each target, shared by all workers. Changed by compare-and-set on revision.
 create table dynamics_sync.circuit (
   target text primary key,
@@ -126,11 +137,26 @@ as $$
     )
 $$;
 
+-- A request was never answered: it may take effect for so long.
+create function dynamics_sync.note_unanswered(
+  of_target text, of_table text, of_key text, late_seconds double precision
+) returns void
+language sql
+set search_path = ''
+as $$
+  insert into dynamics_sync.unanswered as known (target, source_table, record_key, until)
+  values (of_target, of_table, of_key, clock_timestamp() + make_interval(secs => late_seconds))
+  on conflict (target, source_table, record_key) do update set until = excluded.until
+$$;
+
 -- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a user's open transaction
 -- has locked is skipped: a long transaction may delay its own records, never the others'.
 -- A queue's statistics always lie, it was empty when it was analysed; so the planner is kept to the index's order.
 -- Nobody waits for the disk: a server that crashes may forget the last claims, and their records are claimed once more.
-create function dynamics_sync.claim(of_target text, at_most integer, claim_id text, lease_seconds double precision)
+-- Where a lease ran out, its worker may have died with a request under way.
+create function dynamics_sync.claim(
+  of_target text, at_most integer, claim_id text, lease_seconds double precision, late_seconds double precision
+)
 returns table (
   id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
   attempts integer
@@ -148,17 +174,21 @@ begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
   return query
     with due as (
-      select o.id
+      select o.id, o.lease_owner is not null as was_left, o.source_table, o.record_key
       from dynamics_sync.outbox o
       where o.target = of_target and (o.lease_until is null or o.lease_until < clock_timestamp())
       order by o.attempts, o.enqueued_at
       limit at_most
       for update skip locked
+    ),
+    noted as (
+      select dynamics_sync.note_unanswered(of_target, due.source_table, due.record_key, late_seconds)
+      from due where due.was_left
     )
     update dynamics_sync.outbox o
     set lease_owner = claim_id, lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
     from due
-    where o.id = due.id
+    where o.id = due.id and (select count(*) from noted) >= 0
     returning o.id, o.source_table, o.record_key, o.version, o.operation_type, o.changed_columns, o.attempts;
 end
 $$;
@@ -201,7 +231,9 @@ end
 $$;
 
 -- Let go of claimed rows that were not sent: they wait for their next turn, with the attempts that are behind them.
-create function dynamics_sync.release(ids bigint[], claims text[], attempts integer[]) returns void
+create function dynamics_sync.release(
+  ids bigint[], claims text[], attempts integer[], unanswered boolean[], late_seconds double precision
+) returns void
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -210,6 +242,11 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
+  perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
+  from unnest(ids, unanswered) as given (id, unanswered)
+  join dynamics_sync.outbox o on o.id = given.id
+  where given.unanswered;
+
   with held as (
     select o.id, given.attempts
     from unnest(ids, claims, attempts) as given (id, claim_id, attempts)
@@ -225,7 +262,10 @@ $$;
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
 -- are in their newest state. Two more outcomes: 'locked' is still ours, but a user's transaction has the row; 'lost'
 -- passed to somebody else while we sent it.
-create function dynamics_sync.settle(of_target text, ids bigint[], versions bigint[], claims text[], etags text[])
+create function dynamics_sync.settle(
+  of_target text, ids bigint[], versions bigint[], claims text[], etags text[], unanswered boolean[],
+  late_seconds double precision
+)
 returns table (id bigint, outcome text)
 language plpgsql
 set search_path = ''
@@ -248,6 +288,11 @@ begin
   where o.lease_owner = given.claim_id
   on conflict (target, source_table, record_key) do update
   set applied_version = excluded.applied_version, etag = excluded.etag, applied_at = excluded.applied_at;
+
+  perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
+  from unnest(ids, unanswered) as given (id, unanswered)
+  join dynamics_sync.outbox o on o.id = given.id
+  where given.unanswered;
 
   select
     array_agg(back.id) filter (where back.outcome = 'gone'),
@@ -276,6 +321,48 @@ begin
       end
     from unnest(ids, claims) as given (id, claim_id)
     left join dynamics_sync.outbox o on o.id = given.id and o.lease_owner = given.claim_id;
+end
+$$;
+
+-- Unanswered requests whose time is over can no longer take effect: what they may have written is written over now. A
+-- record in the queue is left to the person who replays it; one that a user's transaction has locked is left for later.
+create function dynamics_sync.resend_unanswered(of_target text, at_most integer) returns void
+language plpgsql
+set search_path = ''
+set lock_timeout = '100ms'
+as $$
+declare
+  late record;
+  is_queued boolean;
+begin
+  for late in
+    select u.source_table, u.record_key from dynamics_sync.unanswered u
+    where u.target = of_target and u.until <= clock_timestamp()
+    order by u.until
+    limit at_most
+    for update skip locked
+  loop
+    begin
+      -- The outbox's row first, as settling does.
+      perform from dynamics_sync.outbox o
+      where (o.target, o.source_table, o.record_key) = (of_target, late.source_table, late.record_key)
+      for update;
+      set local role service_role;
+      is_queued := exists (
+        select from public.dynamics_sync_retry_queue q
+        where (q.target, q.source_table, q.record_key) = (of_target, late.source_table, late.record_key)
+          and q.status in ('pending_manual_replay', 'requires_investigation')
+      );
+      reset role;
+      if not is_queued then
+        perform dynamics_sync.mark_dirty(of_target, late.source_table, late.record_key);
+      end if;
+      delete from dynamics_sync.unanswered u
+      where (u.target, u.source_table, u.record_key) = (of_target, late.source_table, late.record_key);
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
 end
 $$;
 

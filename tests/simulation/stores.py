@@ -1,0 +1,346 @@
+"""The database as the engine sees it, in memory: outbox, retry queue, circuit, unanswered requests.
+
+`Database` is the state, and one method for each transaction; all of them are atomic, and none waits. It does what
+`postgres/` does with SQL: `tests/contracts` holds the two against one another. The adapters below it make ports of it,
+with whatever lies between a worker and its database as a `Wire`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+from dynamics_sync.core.circuit import Circuit
+from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, QueueStatus, SyncOperation
+from dynamics_sync.sync.ports import CircuitReading, Claim, Failure
+
+T = TypeVar("T")
+
+TARGET = "dynamics"
+TABLE = "public.things"
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+LOCKED_WAITS_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+WAITING = (QueueStatus.PENDING_MANUAL_REPLAY, QueueStatus.REQUIRES_INVESTIGATION)
+
+
+@dataclass(slots=True)
+class Row:
+    """A record in the outbox."""
+
+    id: int
+    version: int
+    enqueued_at: float
+    operation_type: OperationType = OperationType.UPSERT
+    changed_columns: tuple[str, ...] = ()
+    attempts: int = 0
+    lease_owner: str | None = None
+    lease_until: float = 0.0
+
+
+@dataclass(slots=True)
+class Entry:
+    """An entry of the retry queue."""
+
+    id: str
+    key: str
+    status: QueueStatus
+    failure: Failure
+
+    @property
+    def is_open(self) -> bool:
+        return self.status.is_open
+
+
+@dataclass(slots=True)
+class Database:
+    """All of it, of one target and one table.
+
+    Args:
+        clock: the database's clock, in seconds.
+        late_seconds: how long an unanswered request may still take effect.
+    """
+
+    clock: Callable[[], float]
+    late_seconds: float
+    outbox: dict[str, Row] = field(default_factory=dict)
+    queue: dict[str, Entry] = field(default_factory=dict)
+    open_entries: dict[str, Entry] = field(default_factory=dict)
+    unanswered: dict[str, float] = field(default_factory=dict)
+    record_state: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    attempts: list[tuple[str, FailedAttempt]] = field(default_factory=list)
+    circuit: Circuit = field(default_factory=Circuit)
+    locked: set[str] = field(default_factory=set)
+    """Records whose outbox row an open transaction of a user has locked."""
+    _last_version: int = 0
+    _last_id: int = 0
+
+    def now(self) -> datetime:
+        return EPOCH + timedelta(seconds=self.clock())
+
+    def mark_dirty(
+        self,
+        key: str,
+        operation_type: OperationType = OperationType.UPSERT,
+        columns: Sequence[str] = (),
+    ) -> None:
+        """What the trigger does. Whoever calls it holds the row's lock, or has waited for it."""
+        self._last_version += 1
+        row = self.outbox.get(key)
+        if row is None:
+            self._last_id += 1
+            self.outbox[key] = Row(self._last_id, self._last_version, self.clock(), operation_type, tuple(columns))
+            return
+        row.version, row.operation_type = self._last_version, operation_type
+        row.changed_columns = tuple(sorted({*row.changed_columns, *columns}))
+
+    def claim(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+        now = self.clock()
+        due = [
+            (row.attempts, row.enqueued_at, row.id, key, row)
+            for key, row in self.outbox.items()
+            if (row.lease_owner is None or row.lease_until < now) and key not in self.locked
+        ]
+        due.sort()
+        claimed = []
+        for *_, key, row in due[:limit]:
+            if row.lease_owner is not None:
+                self._note_unanswered(key)
+            row.lease_owner, row.lease_until = claim_id, now + lease_seconds
+            claimed.append(
+                SyncOperation(
+                    TABLE,
+                    key,
+                    row.operation_type,
+                    row.version,
+                    row.attempts,
+                    TARGET,
+                    row.changed_columns,
+                    claim_id=claim_id,
+                    outbox_id=row.id,
+                )
+            )
+        return claimed
+
+    def renew(self, operation: SyncOperation, lease_seconds: float) -> bool:
+        row = self._ours(operation)
+        if row is None or operation.record_key in self.locked:
+            return False
+        row.lease_until = self.clock() + lease_seconds
+        return True
+
+    def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
+        """The outcome for each row: gone, changed, locked or lost."""
+        outcomes = {}
+        for operation, applied in arrived:
+            key = operation.record_key
+            if self._ours(operation) is not None:
+                self.record_state[key] = (operation.version, applied.etag)
+            if applied.unanswered and self._row(operation) is not None:
+                self._note_unanswered(key)
+            outcomes[operation.outbox_id] = outcome = self._give_back(operation)
+            entry = self.open_entries.get(key)
+            if outcome == "gone" and entry is not None:
+                replaying = entry.status is QueueStatus.REPLAYING
+                self._close(entry, QueueStatus.REPLAYED if replaying else QueueStatus.SUPERSEDED)
+        return outcomes
+
+    def release(
+        self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt], unanswered: bool
+    ) -> None:
+        self.attempts += [(operation.record_key, failure) for failure in failures]
+        if unanswered and self._row(operation) is not None:
+            self._note_unanswered(operation.record_key)
+        row = self._ours(operation)
+        if row is not None and operation.record_key not in self.locked:
+            row.lease_owner, row.attempts = None, attempts
+
+    def add(self, failure: Failure, entry_id: str) -> str:
+        """A new entry of that id, or the record's open one; the outbox is settled with it."""
+        operation = failure.operation
+        key = operation.record_key
+        if operation.claim_id is not None:
+            self._give_back(operation)
+            self.attempts += [(key, each) for each in failure.failures]
+            if failure.unanswered:
+                self._note_unanswered(key)
+        entry = self.open_entries.get(key)
+        if entry is None:
+            entry = self.queue[entry_id] = self.open_entries[key] = Entry(
+                entry_id, key, failure.reason.queue_status, failure
+            )
+        entry.status, entry.failure = failure.reason.queue_status, failure
+        return entry.id
+
+    def replay(self, entry_id: str) -> bool:
+        entry = self.queue.get(entry_id)
+        if entry is None or entry.status not in WAITING:
+            return False
+        self.mark_dirty(entry.key, entry.failure.operation.operation_type)
+        self.outbox[entry.key].attempts = 0
+        entry.status = QueueStatus.REPLAYING
+        return True
+
+    def discard(self, entry_id: str) -> bool:
+        entry = self.queue.get(entry_id)
+        if entry is None or entry.status not in WAITING:
+            return False
+        self._close(entry, QueueStatus.DISCARDED)
+        return True
+
+    def resend_unanswered(self) -> None:
+        now = self.clock()
+        for key in [key for key, until in self.unanswered.items() if until <= now and key not in self.locked]:
+            del self.unanswered[key]
+            entry = self.open_entries.get(key)
+            if entry is None or entry.status not in WAITING:
+                self.mark_dirty(key)
+
+    def load_circuit(self) -> CircuitReading:
+        return CircuitReading(self.circuit, self.now())
+
+    def compare_and_set_circuit(self, expected: Circuit, new: Circuit) -> bool:
+        if self.circuit.revision != expected.revision:
+            return False
+        self.circuit = new
+        return True
+
+    def _row(self, operation: SyncOperation) -> Row | None:
+        row = self.outbox.get(operation.record_key)
+        return row if row is not None and row.id == operation.outbox_id else None
+
+    def _ours(self, operation: SyncOperation) -> Row | None:
+        row = self._row(operation)
+        return row if row is not None and row.lease_owner == operation.claim_id else None
+
+    def _give_back(self, operation: SyncOperation) -> str:
+        row = self._ours(operation)
+        if row is None:
+            return "lost"
+        if operation.record_key in self.locked:
+            return "locked"
+        if row.version == operation.version:
+            del self.outbox[operation.record_key]
+            return "gone"
+        row.lease_owner = None
+        return "changed"
+
+    def _close(self, entry: Entry, status: QueueStatus) -> None:
+        entry.status = status
+        del self.open_entries[entry.key]
+
+    def _note_unanswered(self, key: str) -> None:
+        self.unanswered[key] = self.clock() + self.late_seconds
+
+
+class Wire(Protocol):
+    """The way to the database: a transaction goes there, its result comes back, unless something happens."""
+
+    async def __call__(self, name: str, key: str | None, transaction: Callable[[], T]) -> T:
+        """
+        Args:
+            name: what it is, for a time line.
+            key: the record whose lock the transaction waits for, if it waits for one.
+
+        Raises:
+            DatabaseError: it is not known whether the transaction took place.
+        """
+        ...
+
+
+class Names(Protocol):
+    """Ids that are new each time."""
+
+    def __call__(self) -> str: ...
+
+
+class ModelOutbox:
+    """`postgres.outbox.PostgresOutbox`."""
+
+    def __init__(self, database: Database, wire: Wire, names: Names, lease_seconds: float) -> None:
+        self._database = database
+        self._wire = wire
+        self._names = names
+        self._lease_seconds = lease_seconds
+
+    async def claim(self, limit: int) -> Claim:
+        claim_id = self._names()
+
+        def transaction() -> Claim:
+            operations = self._database.claim(limit, claim_id, self._lease_seconds)
+            return Claim(operations, self._database.load_circuit())
+
+        return await self._wire("claim", None, transaction)
+
+    async def renew(self, operation: SyncOperation) -> bool:
+        return await self._wire("renew", None, lambda: self._database.renew(operation, self._lease_seconds))
+
+    async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
+        left = {operation.outbox_id: (operation, applied) for operation, applied in arrived}
+        for wait_seconds in LOCKED_WAITS_SECONDS:
+            if wait_seconds:
+                await asyncio.sleep(wait_seconds)
+            now = list(left.values())
+            outcomes = await self._wire("settle", None, lambda now=now: self._database.settle(now))  # type: ignore[misc]
+            for row, outcome in outcomes.items():
+                if outcome == "lost":
+                    operation = left[row][0]
+                    await self._mark_dirty(operation.record_key, operation.operation_type)
+            left = {row: left[row] for row, outcome in outcomes.items() if outcome == "locked"}
+            if not left:
+                return
+
+    async def release(
+        self,
+        operation: SyncOperation,
+        attempts: int,
+        failures: Sequence[FailedAttempt] = (),
+        unanswered: bool = False,
+    ) -> None:
+        await self._wire("release", None, lambda: self._database.release(operation, attempts, failures, unanswered))
+
+    async def resend_unanswered(self) -> None:
+        await self._wire("resend", None, self._database.resend_unanswered)
+
+    async def _mark_dirty(self, key: str, operation_type: OperationType) -> None:
+        await self._wire("mark dirty", key, lambda: self._database.mark_dirty(key, operation_type))
+
+
+class ModelRetryQueue:
+    """`postgres.retry_queue.PostgresRetryQueue`."""
+
+    def __init__(self, database: Database, wire: Wire, names: Names) -> None:
+        self._database = database
+        self._wire = wire
+        self._names = names
+
+    async def add(self, failure: Failure) -> str:
+        entry_id = self._names()
+        return await self._wire("queue insert", None, lambda: self._database.add(failure, entry_id))
+
+    async def replay(self, entry_id: str) -> bool:
+        key = self._database.queue[entry_id].key
+        return await self._wire("replay", key, lambda: self._database.replay(entry_id))
+
+    async def discard(self, entry_id: str) -> bool:
+        return await self._wire("discard", None, lambda: self._database.discard(entry_id))
+
+
+class ModelCircuitStore:
+    """`postgres.circuit_store.PostgresCircuitStore`."""
+
+    def __init__(self, database: Database, wire: Wire) -> None:
+        self._database = database
+        self._wire = wire
+
+    async def load(self) -> CircuitReading:
+        return await self._wire("read circuit", None, self._database.load_circuit)
+
+    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
+        return await self._wire("set circuit", None, lambda: self._database.compare_and_set_circuit(expected, new))
+
+
+async def direct(name: str, key: str | None, transaction: Callable[[], Any]) -> Any:
+    """A wire on which nothing happens."""
+    return transaction()
