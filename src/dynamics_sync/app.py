@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, LiteralString
 
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError, MappingError
@@ -17,10 +18,12 @@ from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
+from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
+from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
 from dynamics_sync.postgres.outbox import PostgresOutbox
@@ -30,6 +33,7 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
+from dynamics_sync.sync.replay import Replay, ReplaySettings
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.web.health import Check, Health, health_app
@@ -45,6 +49,8 @@ PREPARE_SECONDS = 10.0
 """The longest that reading a record and getting a token may take."""
 TRUST_SECONDS = 0.1
 """How long a healthy circuit is believed without a look at the database; claims renew it."""
+COOL_DOWNS_WAITED = 3
+"""How many cool-downs of an open circuit a replay waits for."""
 NOTICE_SECONDS = 0.25
 """How old a look at the circuit may be when a request leaves. All workers of a target must agree on it."""
 
@@ -89,15 +95,39 @@ class Stores:
     pool: Pool
     queue: PostgresRetryQueue
     circuits: PostgresCircuitStore
+    incidents: PostgresIncidents
+    circuit_settings: CircuitSettings
     breaker: DynamicsCircuitBreaker
     migration_sets: tuple[MigrationSet, ...]
 
     async def waiting(self) -> int:
         """Records in the outbox."""
+        return int(await self._value("select count(*) from dynamics_sync.outbox"))
+
+    async def is_sending(self) -> bool:
+        """Whether any worker holds a record."""
+        held = "select exists (select from dynamics_sync.outbox where lease_until > clock_timestamp())"
+        return bool(await self._value(held))
+
+    def breaker_of(self, operator: Operator) -> DynamicsCircuitBreaker:
+        """The circuit, for a person to open or close: what they do is audited."""
+        return DynamicsCircuitBreaker(self.circuit_settings, PostgresCircuitStore(self.pool, TARGET, operator))
+
+    def replay(self, per_second: float, patience_seconds: float) -> Replay:
+        """The paced way back into the outbox."""
+        settings = ReplaySettings(
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            blocked_patience_seconds=patience_seconds + COOL_DOWNS_WAITED * self.circuit_settings.cool_down_seconds,
+        )
+        return Replay(
+            queue=self.queue, breaker=self.breaker, is_sending=self.is_sending, clock=SystemClock(), settings=settings
+        )
+
+    async def _value(self, query: LiteralString) -> Any:
         async with transaction(self.pool) as connection:
-            cursor = await connection.execute("select count(*) from dynamics_sync.outbox")
-            row = await cursor.fetchone()
-        return int(row[0]) if row else 0
+            row = await (await connection.execute(query)).fetchone()
+        return row[0] if row else None
 
 
 @asynccontextmanager
@@ -120,7 +150,15 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             notice_seconds=NOTICE_SECONDS,
         )
         breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)
-        yield Stores(pool, PostgresRetryQueue(pool), circuits, breaker, sets)
+        yield Stores(
+            pool=pool,
+            queue=PostgresRetryQueue(pool),
+            circuits=circuits,
+            incidents=PostgresIncidents(pool, TARGET),
+            circuit_settings=circuit_settings,
+            breaker=breaker,
+            migration_sets=sets,
+        )
 
 
 async def check_capture(mapping: Mapping, database_url: str) -> TypesOf:

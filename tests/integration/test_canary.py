@@ -38,6 +38,7 @@ TABLES = (
     "dynamics_sync.attempts",
     "dynamics_sync.audit",
     "dynamics_sync.circuit",
+    "dynamics_sync.incidents",
     "dynamics_sync.outbox",
     "dynamics_sync.record_state",
 )

@@ -45,7 +45,11 @@ async def test_an_entry_from_the_list_to_its_replay(database: str, queue: Queue)
         assert f"would replay: 1\n  {entry}" in (await queue("replay", "--id", entry, "--dry-run")).stdout
         refused(await queue("replay", "--id", entry), "Nothing was done.")
         assert [status for status, *_ in await on.queue()] == ["requires_investigation"]
-        assert f"replayed: 1\n  {entry}" in (await queue("replay", "--id", entry, "--yes")).stdout
+        await on.fault(kind="status", status=400, count=1)
+        again = (await queue("replay", "--id", entry, "--yes")).stdout
+        assert "replayed: 1 put back, 0 arrived, 1 failed again" in again
+        assert f"`dynamics-sync queue show` says why:\n  {entry}" in again
+        assert "replayed: 1 put back, 1 arrived" in (await queue("replay", "--id", entry, "--yes")).stdout
         await on.settled()
         assert [status for status, *_ in await on.queue()] == ["replayed"]
         assert (await queue("list")).stdout == "The queue is empty.\n"
@@ -56,10 +60,10 @@ async def test_an_entry_from_the_list_to_its_replay(database: str, queue: Queue)
 async def test_discarding_asks_for_a_choice_and_notes_the_reason(database: str, queue: Queue) -> None:
     async with stage(database) as on:
         entries = await refuse(on, 3)
-        refused(await queue("discard", "--yes"), "one of --id, --status, --all")
-        refused(await queue("discard", "--all", "--id", entries[0]), "one of --id, --status, --all")
+        refused(await queue("discard", "--yes"), "one of --id, --status, --incident, --all")
+        refused(await queue("discard", "--all", "--id", entries[0]), "one of --id, --status, --incident, --all")
         done = await queue("discard", "--id", entries[0], "--yes", "--reason", "no such person", "--json")
-        assert json.loads(done.stdout) == {"result": "discarded", "entries": [entries[0]]}
+        assert json.loads(done.stdout)["entries"] == [entries[0]]
         assert await on.rows("select action, reason from dynamics_sync.audit") == [("discard", "no such person")]
 
         assert "These are the oldest 1 of 2." in (await queue("list", "--limit", "1")).stdout

@@ -8,6 +8,7 @@ import asyncio
 from asyncio.events import Handle, TimerHandle, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from heapq import heappop, heappush
 from typing import Any
@@ -62,6 +63,8 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         self._now = 0.0
         self.steps = 0
         self.errors: list[str] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        """Kept, or what a killed process has left would be collected, and its `finally` blocks run, at any time."""
 
     def run(self, until: Callable[[], bool], end: float) -> bool:
         """Run until the condition holds, asked whenever time passes; False if it does not before `end`."""
@@ -96,6 +99,15 @@ class SimulationLoop(asyncio.AbstractEventLoop):
             self.steps += 1
             handle._run()
 
+    def close(self) -> None:
+        """Clear away what killed processes have left. Its `finally` blocks run now, and can do no harm any more."""
+        for task in self._tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with suppress(RuntimeError):  # it would have liked to await something
+                    task.get_coro().close()  # type: ignore[union-attr]
+        self._tasks.clear()
+
     def continue_process(self, process: Process) -> None:
         self._ready.extend(process.go_on())
 
@@ -103,7 +115,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         """Run a coroutine as the process's main task."""
         context = Context()
         context.run(PROCESS.set, process)
-        return asyncio.Task(coroutine, loop=self, context=context)
+        return self.create_task(coroutine, context=context)
 
     # What asyncio asks of a loop.
 
@@ -135,7 +147,9 @@ class SimulationLoop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> "asyncio.Task[Any]":
-        return asyncio.Task(coro, loop=self, name=name, context=context)
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
+        self._tasks.append(task)
+        return task
 
     def get_debug(self) -> bool:
         return False

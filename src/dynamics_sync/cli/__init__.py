@@ -5,12 +5,13 @@ from typing import NoReturn
 
 import typer
 
+from dynamics_sync.cli.circuit import circuit_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
 from dynamics_sync.cli.service import migrate, run
 from dynamics_sync.cli.signals import interrupt_on_sigterm
 from dynamics_sync.cli.simulator import demo, simulator
-from dynamics_sync.cli.status import circuit_commands, status
+from dynamics_sync.cli.status import status
 from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.logs import configure_logging
 

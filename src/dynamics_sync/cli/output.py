@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from dynamics_sync import app
+from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.settings import load_settings
 
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit trail.")]
 
 console = Console()
 
@@ -34,6 +37,20 @@ def print_json(document: object) -> None:
 
 def _plain(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def confirmed(question: str, yes: bool) -> None:
+    """Go on if the person agrees.
+
+    Raises:
+        ConfigurationError: they do not, or nobody can answer.
+    """
+    try:
+        if yes or typer.confirm(question):
+            return
+    except typer.Abort:
+        console.print()
+    raise ConfigurationError("Nothing was done. Where nobody can answer, add `--yes`.")
 
 
 def with_stores(look: Callable[[app.Stores], Coroutine[Any, Any, T]]) -> T:

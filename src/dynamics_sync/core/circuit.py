@@ -229,9 +229,7 @@ def _without_future_times(circuit: Circuit, now: datetime, settings: CircuitSett
 
 
 def _opened(circuit: Circuit, now: datetime, settings: CircuitSettings, **fields: object) -> Circuit:
-    """Only while it is closed may there be callers who do not know yet."""
-    notice = settings.notice if circuit.state is CircuitState.CLOSED else timedelta()
-    return _transition(circuit, state=CircuitState.OPEN, opened_at=now + notice, **fields)
+    return _transition(circuit, state=CircuitState.OPEN, opened_at=now + settings.notice, **fields)
 
 
 def _closed(circuit: Circuit) -> Circuit:

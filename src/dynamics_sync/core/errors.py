@@ -30,3 +30,7 @@ class CircuitOpenError(DynamicsSyncError):
 
 class QueueInsertError(DynamicsSyncError):
     """A failed operation could not be written to the retry queue, and no outbox holds it either (R13)."""
+
+
+class ReplayStoppedError(DynamicsSyncError):
+    """A replay ended before all its entries were put back; those that were not are still open."""

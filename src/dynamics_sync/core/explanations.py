@@ -37,7 +37,7 @@ _EXPLANATIONS = {
     "tls": "The certificate of the Dynamics host is not trusted.",
     "internal_error": "dynamics-sync met an error of its own with this record. Look for `sync.interrupted` in the log.",
     "circuit_open": "The circuit was open: Dynamics was not well, and nothing was sent.",
-    "operator": "A person opened the circuit.",
+    "operator": "A person opened the circuit; `dynamics_sync.audit` says who and why.",
     "prepare_timeout": "Reading the record, or getting an access token, took too long. Look at the database's and the "
     "identity provider's health.",
     "token": "No access token could be had. Check tenant, client id and client secret.",

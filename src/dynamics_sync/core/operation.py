@@ -61,7 +61,10 @@ class QueueStatus(StrEnum):
         return self in OPEN_STATUSES
 
 
-OPEN_STATUSES = (QueueStatus.PENDING_MANUAL_REPLAY, QueueStatus.REQUIRES_INVESTIGATION, QueueStatus.REPLAYING)
+WAITING_STATUSES = (QueueStatus.PENDING_MANUAL_REPLAY, QueueStatus.REQUIRES_INVESTIGATION)
+"""What a person can act on."""
+
+OPEN_STATUSES = (*WAITING_STATUSES, QueueStatus.REPLAYING)
 
 
 class FailureReason(StrEnum):

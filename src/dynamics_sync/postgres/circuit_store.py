@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
+from dynamics_sync.postgres.audit import Operator, note
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import Pool, transaction
+from dynamics_sync.postgres.connections import Connection, Pool, transaction
 from dynamics_sync.sync.ports import CircuitReading
 
 SELECT_CIRCUIT = """
@@ -26,6 +27,8 @@ where target = %(target)s and revision = %(expected)s
 
 WAKE_WORKERS = "select pg_notify('dynamics_sync', %(target)s)"
 
+LAST_INCIDENT = "select max(id) from dynamics_sync.incidents where target = %(target)s"
+
 
 def reading_from(row: tuple[Any, ...] | None) -> CircuitReading:
     """What `SELECT_CIRCUIT` brought; a target without a row has a fresh circuit."""
@@ -36,11 +39,16 @@ def reading_from(row: tuple[Any, ...] | None) -> CircuitReading:
 
 
 class PostgresCircuitStore:
-    """One row of `dynamics_sync.circuit`."""
+    """One row of `dynamics_sync.circuit`. The database itself notes an incident when it opens and closes.
 
-    def __init__(self, pool: Pool, target: str) -> None:
+    Args:
+        operator: a person on whose behalf it is changed; each change is audited.
+    """
+
+    def __init__(self, pool: Pool, target: str, operator: Operator | None = None) -> None:
         self._pool = pool
         self._target = target
+        self._operator = operator
         self._load_once = Coalescer(self._load)
 
     async def load(self) -> CircuitReading:
@@ -74,4 +82,14 @@ class PostgresCircuitStore:
             changed = (await connection.execute(COMPARE_AND_SET, parameters)).rowcount == 1
             if changed and new.generation != expected.generation:
                 await connection.execute(WAKE_WORKERS, parameters)
+            if changed and self._operator is not None:
+                await self._note(connection, self._operator, expected, new)
         return changed
+
+    async def _note(self, connection: Connection, operator: Operator, old: Circuit, new: Circuit) -> None:
+        """The incident that began, goes on or has ended by it; forgetting a few failures has none."""
+        row = None
+        if (old.state, new.state) != (CircuitState.CLOSED, CircuitState.CLOSED):
+            row = await (await connection.execute(LAST_INCIDENT, {"target": self._target})).fetchone()
+        action = "circuit_close" if new.state is CircuitState.CLOSED else "circuit_open"
+        await note(connection, operator, action, self._target, incident_id=row[0] if row is not None else None)

@@ -4,7 +4,7 @@ Written and read with service_role's rights. An entry holds metadata only.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -15,21 +15,25 @@ from psycopg.rows import class_row
 
 from dynamics_sync.core.operation import FailedAttempt, QueueStatus
 from dynamics_sync.core.outcome import LATE_SECONDS
+from dynamics_sync.postgres.audit import Operator, note
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
+from dynamics_sync.postgres.incidents import NUMBER_OF_OPEN
 from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, NOTE_UNANSWERED, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
 
 INSERT = """
 insert into public.dynamics_sync_retry_queue as entry
-  (target, source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status)
+  (target, source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status,
+  incident_id)
 values (%(target)s, %(source_table)s, %(record_key)s, %(operation_type)s, %(payload_json)s, %(failure_reason)s,
-  %(error_code)s, %(attempt_count)s, %(status)s)
+  %(error_code)s, %(attempt_count)s, %(status)s, %(incident_id)s)
 on conflict (target, source_table, record_key)
   where status in ('pending_manual_replay', 'requires_investigation', 'replaying')
 do update set
   operation_type = excluded.operation_type, payload_json = excluded.payload_json,
   failure_reason = excluded.failure_reason, error_code = excluded.error_code,
-  attempt_count = excluded.attempt_count, status = excluded.status, updated_at = clock_timestamp()
+  attempt_count = excluded.attempt_count, status = excluded.status, updated_at = clock_timestamp(),
+  incident_id = coalesce(excluded.incident_id, entry.incident_id)
 returning id::text
 """
 
@@ -38,15 +42,28 @@ STATEMENT_TIMEOUT = "set local statement_timeout = '450ms'"
 
 COLUMNS = """
 id, target, source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status,
-created_at, updated_at
+incident_id, created_at, updated_at
 """
 
-SELECT = f"""
-select {COLUMNS} from public.dynamics_sync_retry_queue
+CHOSEN = """
+from public.dynamics_sync_retry_queue
 where (%(id)s::uuid is null or id = %(id)s) and (%(statuses)s::text[] is null or status = any(%(statuses)s))
-order by created_at, id
-limit %(limit)s
+  and (%(incident_id)s::bigint is null or incident_id = %(incident_id)s)
 """
+
+SELECT = f"select {COLUMNS} {CHOSEN} order by created_at, id limit %(limit)s"
+
+SELECT_IDS = f"select id {CHOSEN} order by created_at, id"
+
+SELECT_GROUPS = f"""
+select status, error_code, source_table, count(*) {CHOSEN}
+group by status, error_code, source_table
+order by count(*) desc, status, error_code, source_table
+"""
+
+STANDING = "select id, status from public.dynamics_sync_retry_queue where id = any(%(ids)s)"
+
+COUNT_REPLAYING = "select count(*) from public.dynamics_sync_retry_queue where status = 'replaying'"
 
 COUNT = "select status, count(*) from public.dynamics_sync_retry_queue group by status"
 
@@ -58,6 +75,7 @@ where id = %(id)s and status in ('pending_manual_replay', 'requires_investigatio
 REPLAY = """
 update public.dynamics_sync_retry_queue set status = 'replaying', updated_at = clock_timestamp()
 where id = %(id)s and status in ('pending_manual_replay', 'requires_investigation')
+returning target
 """
 
 # Marked dirty again, with a fresh count: the record goes the one road that every change goes.
@@ -68,9 +86,8 @@ update dynamics_sync.outbox set attempts = 0 where (target, source_table, record
 DISCARD = """
 update public.dynamics_sync_retry_queue set status = 'discarded', updated_at = clock_timestamp()
 where id = %(id)s and status in ('pending_manual_replay', 'requires_investigation')
+returning target
 """
-
-AUDIT = "insert into dynamics_sync.audit (actor, action, entry_id, reason) values (%s, %s, %s, %s)"
 
 TIME_LINE = """
 select attempt_number, at, error_code, delay_ms from dynamics_sync.attempts
@@ -92,8 +109,39 @@ class QueueEntry:
     error_code: str
     attempt_count: int
     status: str
+    incident_id: int | None
+    """The latest outage in which its record failed."""
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which entries a person means; what is None does not matter."""
+
+    statuses: Sequence[QueueStatus] | None = None
+    entry_id: UUID | None = None
+    incident_id: int | None = None
+
+    def parameters(self) -> dict[str, object]:
+        return {
+            "id": self.entry_id,
+            "statuses": None if self.statuses is None else [str(status) for status in self.statuses],
+            "incident_id": self.incident_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EntryGroup:
+    """Entries that are alike."""
+
+    status: str
+    error_code: str
+    source_table: str
+    count: int
+
+
+EVERY = Choice()
 
 
 class PostgresRetryQueue:
@@ -113,35 +161,42 @@ class PostgresRetryQueue:
                 if failure.unanswered:
                     record = [operation.target, operation.source_table, operation.record_key]
                     await connection.execute(NOTE_UNANSWERED, [*record, LATE_SECONDS])
+            incident = await (await connection.execute(NUMBER_OF_OPEN, {"target": operation.target})).fetchone()
             await connection.execute(AS_SERVICE_ROLE)
-            cursor = await connection.execute(INSERT, _row(failure))
+            cursor = await connection.execute(INSERT, _row(failure) | {"incident_id": incident and incident[0]})
             row = await cursor.fetchone()
             await connection.execute(AS_OURSELVES)
         if row is None:
             raise AssertionError("the insert always gives one id")
         return str(row[0])
 
-    async def entries(
-        self, statuses: Sequence[QueueStatus] | None = None, entry_id: UUID | None = None, limit: int = 1000
-    ) -> list[QueueEntry]:
+    async def entries(self, choice: Choice = EVERY, limit: int = 1000) -> list[QueueEntry]:
         """Entries, oldest first."""
-        parameters = {
-            "id": entry_id,
-            "statuses": None if statuses is None else [str(status) for status in statuses],
-            "limit": limit,
-        }
         async with transaction(self._pool) as connection:
             await connection.execute(AS_SERVICE_ROLE)
             async with connection.cursor(row_factory=class_row(QueueEntry)) as cursor:
-                await cursor.execute(SELECT, parameters)
+                await cursor.execute(SELECT, choice.parameters() | {"limit": limit})
                 return await cursor.fetchall()
+
+    async def ids(self, choice: Choice) -> list[UUID]:
+        """All of them, oldest first."""
+        return [row[0] for row in await self._read(SELECT_IDS, choice.parameters())]
+
+    async def groups(self, choice: Choice) -> list[EntryGroup]:
+        """How many of each kind, the largest first."""
+        return [EntryGroup(*row) for row in await self._read(SELECT_GROUPS, choice.parameters())]
+
+    async def standing(self, ids: Collection[UUID]) -> dict[UUID, QueueStatus]:
+        """Where entries stand now."""
+        return {row[0]: QueueStatus(row[1]) for row in await self._read(STANDING, {"ids": list(ids)})}
+
+    async def replaying(self) -> int:
+        """Entries that are on their way, whoever sent them again."""
+        return int((await self._read(COUNT_REPLAYING, {}))[0][0])
 
     async def counts(self) -> dict[str, int]:
         """Entries by status."""
-        async with transaction(self._pool) as connection:
-            await connection.execute(AS_SERVICE_ROLE)
-            cursor = await connection.execute(COUNT)
-            return dict(await cursor.fetchall())
+        return dict(await self._read(COUNT, {}))
 
     async def time_line(self, entry: QueueEntry) -> list[FailedAttempt]:
         """The record's failed requests, oldest first."""
@@ -169,9 +224,14 @@ class PostgresRetryQueue:
         discarded = []
         for entry_id in ids:
             async with transaction(self._pool) as connection:
-                if await self._change(connection, DISCARD, entry_id, actor, "discard", reason):
+                if await self._change(connection, DISCARD, entry_id, Operator(actor, reason), "discard"):
                     discarded.append(entry_id)
         return discarded
+
+    async def _read(self, statement: LiteralString, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        async with transaction(self._pool) as connection:
+            await connection.execute(AS_SERVICE_ROLE)
+            return await (await connection.execute(statement, parameters)).fetchall()
 
     async def _replay(self, connection: Connection, entry_id: UUID, actor: str) -> bool:
         """False if the entry is not open, or was closed while its outbox row was waited for."""
@@ -184,23 +244,18 @@ class PostgresRetryQueue:
         await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
         await connection.execute(FRESH_COUNT, [target, source_table, record_key])
         await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
-        return await self._change(connection, REPLAY, entry_id, actor, "replay", None)
+        return await self._change(connection, REPLAY, entry_id, Operator(actor), "replay")
 
     async def _change(
-        self,
-        connection: Connection,
-        statement: LiteralString,
-        entry_id: UUID,
-        actor: str,
-        action: str,
-        reason: str | None,
+        self, connection: Connection, statement: LiteralString, entry_id: UUID, operator: Operator, action: str
     ) -> bool:
         await connection.execute(AS_SERVICE_ROLE)
-        changed = (await connection.execute(statement, {"id": entry_id})).rowcount == 1
+        changed = await (await connection.execute(statement, {"id": entry_id})).fetchone()
         await connection.execute(AS_OURSELVES)
-        if changed:
-            await connection.execute(AUDIT, [actor, action, entry_id, reason])
-        return changed
+        if changed is None:
+            return False
+        await note(connection, operator, action, changed[0], entry_id=entry_id)
+        return True
 
 
 def _payload(failure: Failure) -> dict[str, object]:

@@ -53,6 +53,7 @@ create table dynamics_sync.circuit (
   target text primary key,
   state text not null default 'closed' check (state in ('closed', 'open', 'half_open')),
   failure_count integer not null default 0,
+  failing_since timestamptz,
   opened_at timestamptz,
   last_error_code text,
   probe_owner text,
@@ -61,6 +62,18 @@ create table dynamics_sync.circuit (
   generation bigint not null default 0,
   revision bigint not null default 0
 );
+
+-- Outages. One begins when a circuit opens and ends when it closes; its number is short enough to be typed.
+create table dynamics_sync.incidents (
+  id bigint generated always as identity primary key,
+  target text not null,
+  failing_since timestamptz not null,
+  opened_at timestamptz not null default clock_timestamp(),
+  closed_at timestamptz,
+  error_code text not null,
+  failure_count integer not null
+);
+create unique index incidents_one_at_a_time on dynamics_sync.incidents (target) where closed_at is null;
 
 -- Failed requests, for an entry's time line.
 create table dynamics_sync.attempts (
@@ -76,13 +89,15 @@ create table dynamics_sync.attempts (
 );
 create index attempts_of_record on dynamics_sync.attempts (target, source_table, record_key, at);
 
--- What operators did.
+-- What operators did, with an entry of the queue or with the circuit of a target.
 create table dynamics_sync.audit (
   id bigint generated always as identity primary key,
   at timestamptz not null default clock_timestamp(),
   actor text not null,
   action text not null,
-  entry_id uuid not null,
+  target text not null,
+  entry_id uuid,
+  incident_id bigint references dynamics_sync.incidents,
   reason text
 );
 create index audit_of_entry on dynamics_sync.audit (entry_id);
@@ -101,6 +116,7 @@ create table public.dynamics_sync_retry_queue (
   failure_reason text not null,
   error_code text not null,
   attempt_count integer not null check (attempt_count >= 0),
+  incident_id bigint references dynamics_sync.incidents,
   status text not null check (
     status in (
       'pending_manual_replay', 'requires_investigation', 'replaying', 'replayed', 'superseded', 'discarded'
@@ -113,6 +129,7 @@ create unique index dynamics_sync_retry_queue_one_open_entry
   on public.dynamics_sync_retry_queue (target, source_table, record_key)
   where status in ('pending_manual_replay', 'requires_investigation', 'replaying');
 create index dynamics_sync_retry_queue_by_status on public.dynamics_sync_retry_queue (status, created_at, id);
+create index dynamics_sync_retry_queue_by_incident on public.dynamics_sync_retry_queue (incident_id, created_at, id);
 
 alter table public.dynamics_sync_retry_queue enable row level security;
 alter table public.dynamics_sync_retry_queue force row level security;
@@ -365,6 +382,67 @@ begin
   end loop;
 end
 $$;
+
+-- An outage is an incident. It begins and ends in the transaction that opens and closes the circuit, whoever does that.
+create function dynamics_sync.note_incident() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+declare
+  incident bigint;
+  since timestamptz;
+begin
+  if new.failure_count = 0 then
+    new.failing_since := null;
+  elsif old.failure_count = 0 then
+    new.failing_since := clock_timestamp();
+  end if;
+  if new.state = old.state then
+    return new;
+  end if;
+  if old.state = 'closed' then
+    insert into dynamics_sync.incidents as i (target, failing_since, error_code, failure_count)
+    values (
+      new.target, coalesce(new.failing_since, clock_timestamp()), coalesce(new.last_error_code, 'unknown'),
+      new.failure_count
+    )
+    returning i.id, i.failing_since into incident, since;
+  else
+    update dynamics_sync.incidents i
+    set failure_count = greatest(i.failure_count, new.failure_count),
+      closed_at = case when new.state = 'closed' then clock_timestamp() end
+    where i.target = new.target and i.closed_at is null
+    returning i.id, i.failing_since into incident, since;
+  end if;
+  perform dynamics_sync.join_incident(new.target, incident, since);
+  return new;
+end
+$$;
+
+-- Entries made since the first of the failures in a row belong to the incident too; those made later are given its
+-- number at once. Nobody's lock on the queue keeps a circuit from opening: what is locked now joins at its next change.
+create function dynamics_sync.join_incident(of_target text, incident bigint, since timestamptz) returns void
+language plpgsql
+set search_path = ''
+as $$
+begin
+  set local role service_role;
+  lock table public.dynamics_sync_retry_queue in row exclusive mode nowait;
+  with made as (
+    select q.id from public.dynamics_sync_retry_queue q
+    where q.status in ('pending_manual_replay', 'requires_investigation') and q.created_at >= since
+      and q.target = of_target and q.incident_id is null
+    for update skip locked
+  )
+  update public.dynamics_sync_retry_queue q set incident_id = incident from made where q.id = made.id;
+  reset role;
+exception
+  when lock_not_available then null;
+end
+$$;
+
+create trigger note_incident before update on dynamics_sync.circuit
+for each row execute function dynamics_sync.note_incident();
 
 -- The outbox trigger. It runs in the user's own transaction, with the owner's rights: whoever may change the table
 -- needs no right on the outbox. Arguments: target, key column, table (a partition's trigger would name the partition).
