@@ -168,6 +168,8 @@ class DynamicsModel:
                 return HANGS
             case "garbled":
                 return GARBLED
+            case "reset_after_write":
+                self.apply(method, key, body, if_match)
         return RESET
 
     def apply(self, method: Method, key: str, body: State | None, if_match: bool = False) -> Reaction:
