@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
+from typing import Any
 
 import pytest
 
+from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.sync.reconciliation import TableReport
 from support.by_hand import back_up, hand, past_the_triggers, restore
 from support.engine import Stage, stage
@@ -198,6 +201,35 @@ async def test_what_is_on_its_way_or_in_the_queue_is_no_difference(database: str
         assert await reconcile(on, repair=True) == replace(ALL_WELL, compared=3, waiting=2)
         await on.lift_faults()
         assert (await on.record(same) or {})["hlf_status"] == ACTIVE
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["and arrives", "and waits"])
+async def test_a_record_that_changes_between_the_two_sides_is_no_difference(
+    database: str, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """Dynamics was asked, and before the row is read it changes, each time."""
+    read_many, statuses = PostgresRecords.read_many, cycle(("revoked", "expired"))
+
+    async with stage(database, working=False) as on:
+        worker = asyncio.create_task(on.engine.worker.run())
+        keys = await issued(on, 3)
+        if not arrives:
+            on.engine.worker.stop()
+            await worker
+
+        async def read_what_just_changed(records: PostgresRecords, source: str, wanted: Sequence[str]) -> Any:
+            await on.user.execute(
+                "update public.certifications set status = %s where id = %s", [next(statuses), keys[0]]
+            )
+            if arrives:
+                await on.settled()
+            return await read_many(records, source, wanted)
+
+        monkeypatch.setattr(PostgresRecords, "read_many", read_what_just_changed)
+        assert await reconcile(on) == replace(ALL_WELL, compared=3, waiting=1)
+        monkeypatch.undo()
+        on.engine.worker.stop()
+        await worker
 
 
 async def test_no_false_alarm_under_a_constant_load_of_changes(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """People and programs beside dynamics-sync: who changes a record in Dynamics with a request of their own, and who
 changes rows in a way that no trigger sees."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,18 @@ class Hand:
 
     async def edit(self, key: str, entity_set: str = ENTITY_SET, by: str = "hlf_externalid", **attributes: Any) -> None:
         await self._request("PATCH", f"{entity_set}({by}='{key}')", attributes)
+
+    async def upsert(self, keys: Sequence[str], entity_set: str = ENTITY_SET, **attributes: Any) -> None:
+        """Many at once, alike."""
+        targets = [
+            {
+                "@odata.type": f"Microsoft.Dynamics.CRM.{entity_set[:-1]}",
+                "@odata.id": f"{entity_set}(hlf_externalid='{key}')",
+                **attributes,
+            }
+            for key in keys
+        ]
+        await self._request("POST", f"{entity_set}/Microsoft.Dynamics.CRM.UpsertMultiple", {"Targets": targets})
 
     async def create(self, entity_set: str = ENTITY_SET, **attributes: Any) -> None:
         await self._request("POST", entity_set, attributes)
