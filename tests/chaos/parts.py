@@ -217,8 +217,8 @@ class Worker:
     points: Iterator[Point | None]
     namespace: Namespace | None = None
     lives: list[Life] = field(default_factory=list)
-    stopped: bool = False
-    """By SIGSTOP."""
+    unforeseen: list[str] = field(default_factory=list)
+    """The end of each log that has what it should not have."""
 
     @property
     def process(self) -> Process | None:
@@ -232,7 +232,6 @@ class Worker:
                 life = await self._start()
                 status = await life.process.wait()
                 life.ended = time.time()
-                self.stopped = False
                 self._note_end(life, status)
                 await asyncio.sleep(self.random.uniform(0.05, 0.3))
         finally:
@@ -245,11 +244,9 @@ class Worker:
         return self._signal(signal.SIGKILL)
 
     def pause(self) -> bool:
-        self.stopped = self._signal(signal.SIGSTOP)
-        return self.stopped
+        return self._signal(signal.SIGSTOP)
 
     def go_on(self) -> bool:
-        self.stopped = False
         return self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> bool:
@@ -299,14 +296,15 @@ class Worker:
         return life
 
     def _note_end(self, life: Life, status: int) -> None:
-        if died := [line["died"] for line in trace_lines(life.trace) if "died" in line]:
+        told = life.log.read_text()
+        died = [line["died"] for line in trace_lines(life.trace) if "died" in line]
+        if died:
             self.diary.note(f"kill -9 {died[0]}", self.name)
-        elif life.killed:
-            pass  # noted by whoever did it
-        elif status == 1 and "Traceback" not in life.log.read_text():
+        elif status == 1 and "Traceback" not in told:
             self.diary.note("start refused", self.name)
-        else:
-            self.diary.note("ended by itself", f"{self.name}, status {status}, {life.log}")
+        elif not life.killed or "Traceback" in told:
+            self.diary.note("ended by itself", f"{self.name}, status {status}")
+            self.unforeseen.append(f"{self.name}, status {status}\n{told[-3000:]}")
 
 
 def trace_lines(trace: Path) -> list[dict[str, Any]]:

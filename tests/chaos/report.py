@@ -22,8 +22,8 @@ def print_report(console: Console, result: Result) -> None:
         console.print(f"LEFT OUT: workers cut off from the network, because {result.partitions}", style="yellow")
     if not result.drained:
         console.print("It did not drain: records still wait though everything is repaired.", style="red")
-    for log in result.tracebacks:
-        console.print(f"A worker met an unforeseen error:\n{log.read_text()}", style="red", markup=False)
+    for text in result.unforeseen:
+        console.print(f"A worker met an unforeseen error:\n{text}", style="red", markup=False)
     for violation in result.violations[:TIME_LINES]:
         console.print(f"{violation.rule}: record {violation.key}: {violation.text}", style="bold red")
         for line in time_line(result.history, violation):

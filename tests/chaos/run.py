@@ -64,11 +64,12 @@ class Result:
     healed: int
     late: int
     """Requests that reached Dynamics after their sender had given up or was dead."""
-    tracebacks: Sequence[Path]
+    unforeseen: Sequence[str]
+    """The end of the log of each worker that met an error nobody foresaw, or ended by itself."""
 
     @property
     def held(self) -> bool:
-        return self.drained and not self.violations and not self.tracebacks and not self.diary.counts["ended by itself"]
+        return self.drained and not self.violations and not self.unforeseen
 
 
 Progress = Callable[[float, str], None]
@@ -258,7 +259,6 @@ class _Stage:
             ends=ends or [],
             events=self.diary.events,
         )
-        logs = [life.log for worker in self.workers for life in worker.lives]
         return Result(
             settings=self.settings,
             history=history,
@@ -268,7 +268,7 @@ class _Stage:
             drained=ends is not None,
             healed=overwritten(history),
             late=self._late(history),
-            tracebacks=[log for log in logs if "Traceback" in log.read_text()],
+            unforeseen=[text for worker in self.workers for text in worker.unforeseen],
         )
 
     def _late(self, history: History) -> int:
