@@ -58,6 +58,9 @@ class Pace:
     rest: tuple[float, float]
     slow: float
     """The longest delay of an answer."""
+    late: float
+    """For how long the product must reckon with a request that was never answered: longer than a partition, and than
+    the pause that TCP makes before it sends once more what got lost in one."""
 
 
 @dataclass
@@ -99,7 +102,7 @@ class Faults:
 
     async def pause(self, random: Random) -> None:
         """Stopped, with whatever is under way, until its leases are over and others have what it held."""
-        worker = random.choice(self.workers)
+        worker = random.choice([worker for worker in self.workers if worker.has_sent] or self.workers)
         if not worker.pause():
             return
         seconds = self.lease_seconds + random.uniform(0.2, 1.5)
@@ -174,7 +177,8 @@ class Faults:
                 case {"kind": "delay"}:
                     fault |= {"seconds": random.uniform(0.1, self.pace.slow), "share": 0.7}
                 case {"status": 400}:
-                    faults = [fault | {"key": key} for key in random.sample(self.load.keys, 20)]
+                    keys = [*self.load.often_changed, *random.sample(self.load.keys, 10)]
+                    faults = [fault | {"key": key} for key in keys]
                 case _:
                     fault["share"] = random.choice((0.1, 0.3, 1.0))
             async with self._simulator_is_ours:
@@ -212,23 +216,32 @@ async def replay_all(database: str, dynamics: Dynamics) -> bool:
     return done.returncode == 0
 
 
-async def run_lane(lane: dict[str, Fault], random: Random, pace: Pace, is_over: Callable[[set[str]], bool]) -> None:
-    """One after the other, each as often as the others, in an order of chance."""
+async def run_lane(lane: dict[str, Fault], random: Random, pace: Pace, is_over: Callable[[bool], bool]) -> None:
+    """One after the other, each as often as the others, in an order of chance; `is_over` is told whether all had
+    their turn."""
     done: set[str] = set()
     while True:
         for name in random.sample(sorted(lane), len(lane)):
-            if is_over(done):
+            if is_over(done == set(lane)):
                 return
             try:
                 await lane[name](random)
+                done.add(name)
             except (psycopg.Error, DatabaseError):
-                continue  # another lane took the database away meanwhile: this one's turn comes again
-            done.add(name)
+                pass  # another lane took the database away meanwhile: this one's turn comes again
             await asyncio.sleep(random.uniform(*pace.rest))
 
 
-def points(random: Random) -> Iterator[Point | None]:
-    """Where the processes to come die: at each point in turn, in an order of chance, and some at none."""
+def died_at(point: Point) -> str:
+    """What the diary calls it."""
+    return f"kill -9 {point}"
+
+
+def points(random: Random) -> Iterator[Sequence[Point]]:
+    """Where the processes to come die: at each point in turn, in an order of chance. What is queued is so rare that
+    every one may die of that."""
+    common = [point for point in Point if point is not Point.IN_QUEUE_INSERT]
     while True:
-        yield from random.sample(list(Point), len(Point))
-        yield None
+        for point in random.sample(common, len(common)):
+            yield (point, Point.IN_QUEUE_INSERT)
+        yield (Point.IN_QUEUE_INSERT,)

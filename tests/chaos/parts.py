@@ -8,7 +8,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,9 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from support.commands import COMMAND, START, environment, free_port
 from support.engine import ENTITY_SET
 from support.postgres import binaries
+
+MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 25, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
+"""At which pass, at most, a worker dies at a point: some are rare."""
 
 TESTS = Path(__file__).parent.parent
 
@@ -189,7 +192,9 @@ class WorkerSettings:
     database_port: int
     dynamics_port: int
     request_timeout_seconds: float
-    send_seconds: float
+    request_seconds: float
+    """The longest that one may take, with what surrounds it."""
+    late_seconds: float
     cool_down_seconds: float
 
 
@@ -214,7 +219,8 @@ class Worker:
     settings: WorkerSettings
     diary: Diary
     random: Random
-    points: Iterator[Point | None]
+    points: Iterator[Sequence[Point]]
+    """Where the processes to come die."""
     namespace: Namespace | None = None
     lives: list[Life] = field(default_factory=list)
     unforeseen: list[str] = field(default_factory=list)
@@ -224,6 +230,15 @@ class Worker:
     def process(self) -> Process | None:
         """The one that runs."""
         return self.lives[-1].process if self.lives and self.lives[-1].process.returncode is None else None
+
+    @property
+    def has_sent(self) -> bool:
+        """The process that runs has sent something."""
+        return self.process is not None and _has_sent(self.lives[-1])
+
+    @property
+    def has_ever_sent(self) -> bool:
+        return any(_has_sent(life) for life in self.lives)
 
     async def keep_running(self) -> None:
         """Until cancelled."""
@@ -258,11 +273,10 @@ class Worker:
 
     async def _start(self) -> Life:
         given, count = self.settings, len(self.lives)
-        point = next(self.points)
-        passes = 1 if point is Point.IN_QUEUE_INSERT else self.random.randint(1, 25)
+        deaths = {str(point): self.random.randint(1, MOST_PASSES[point]) for point in next(self.points)}
         files = given.directory / f"{self.name}.{count + 1}"
         trace, log = (files.with_name(f"{files.name}.{kind}") for kind in ("trace", "log"))
-        arguments = f"{str(trace)!r}, {given.send_seconds}, {point and str(point)!r}, {passes}"
+        arguments = f"{str(trace)!r}, {given.request_seconds}, {given.late_seconds}, {deaths}"
         first = (
             f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom chaos.preamble import install; install({arguments})"
         )
@@ -307,6 +321,10 @@ class Worker:
             self.unforeseen.append(f"{self.name}, status {status}\n{told[-3000:]}")
 
 
+def _has_sent(life: Life) -> bool:
+    return life.trace.exists() and life.trace.stat().st_size > 0
+
+
 def trace_lines(trace: Path) -> list[dict[str, Any]]:
     """What the preamble noted."""
     if not trace.exists():
@@ -322,7 +340,7 @@ def requests_of(worker: Worker) -> list[Request]:
         sender = f"{worker.name}.{number}"
 
         def end(begun: dict[str, Any], ended: float, how: str, sender: str = sender) -> None:
-            latest = begun["at"] + worker.settings.send_seconds
+            latest = begun["at"] + worker.settings.request_seconds
             found.append(Request(begun["key"], sender, begun["at"], min(ended, latest), how))
 
         for line in trace_lines(life.trace):

@@ -20,8 +20,15 @@ import psycopg
 
 from dynamics_sync import app
 from dynamics_sync.dynamics import checks, tokens
-from dynamics_sync.postgres import connections, listener, retry_queue
+from dynamics_sync.postgres import connections, listener, outbox, retry_queue
 from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.sync import lease, worker
+from dynamics_sync.sync.lease import LeaseTimes
+
+PREPARE_SECONDS = 0.5
+
+TRUCE = "truce"
+"""A file beside the trace: where it is, nobody dies any more."""
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -39,16 +46,23 @@ class Point(StrEnum):
     """The entry is written, its transaction not committed."""
 
 
-def install(trace: str, send_seconds: float, point: str | None = None, passes: int = 1) -> None:
+def lease_seconds(request_seconds: float) -> float:
+    """How long leases last where a request may take so long."""
+    return 2 * (PREPARE_SECONDS + request_seconds)
+
+
+def install(trace: str, request_seconds: float, late_seconds: float, deaths: dict[str, int]) -> None:
     """Begin to note, and to count down to the process's death.
 
     Args:
-        send_seconds: the longest that one try may take; leases last twice as long.
-        point: where to die, at the n-th pass (`passes`).
+        request_seconds: the longest that one request may take.
+        late_seconds: for how long a request that was never answered may take effect.
+        deaths: at which points to die, each at its n-th pass.
     """
     noted = _Trace(Path(trace))
-    _be_quick(send_seconds)
-    death = _Death(noted, Point(point) if point else None, passes)
+    truce = Path(trace).parent / TRUCE
+    _be_quick(request_seconds, late_seconds)
+    death = _Death(noted, {Point(point): passes for point, passes in deaths.items()}, truce)
     request = aiohttp.ClientSession._request
     aiohttp.ClientSession._request = _traced(request, noted, death)  # type: ignore[method-assign]
     PostgresOutbox.claim = _deadly_after(PostgresOutbox.claim, death)  # type: ignore[method-assign]
@@ -56,8 +70,13 @@ def install(trace: str, send_seconds: float, point: str | None = None, passes: i
     psycopg.AsyncConnection.execute = _deadly_insert(psycopg.AsyncConnection.execute, death)  # type: ignore[method-assign]
 
 
-def _be_quick(send_seconds: float) -> None:
-    app._send_timeout = lambda settings: send_seconds
+def _be_quick(request_seconds: float, late_seconds: float) -> None:
+    times = LeaseTimes(lease_seconds(request_seconds), PREPARE_SECONDS, request_seconds)
+    app.lease_times = lambda settings: times
+    for module in (outbox, retry_queue):
+        module.LATE_SECONDS = late_seconds
+    worker.RESEND_SECONDS = 0.5
+    lease.PREPARE_PAUSE_SECONDS = 0.5
     connections.POOL_TIMEOUT_SECONDS = 1.5
     connections.CONNECTION_OPTIONS["connect_timeout"] = 3
     listener.RECONNECT_SECONDS = 0.5
@@ -77,17 +96,17 @@ class _Trace:
 
 
 class _Death:
-    def __init__(self, trace: _Trace, point: Point | None, passes: int) -> None:
+    def __init__(self, trace: _Trace, left: dict[Point, int], truce: Path) -> None:
         self._trace = trace
-        self._point = point
-        self._passes = passes
+        self._left = left
+        self._truce = truce
 
     def passes(self, point: Point) -> None:
         """The process is at that point."""
-        if point is not self._point:
+        if point not in self._left:
             return
-        self._passes -= 1
-        if self._passes == 0:
+        self._left[point] -= 1
+        if self._left[point] == 0 and not self._truce.exists():
             self._trace.note(died=point)
             os.kill(os.getpid(), signal.SIGKILL)
 

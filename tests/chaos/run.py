@@ -1,6 +1,7 @@
 """One run: everything is started, loaded and broken, then repaired and drained; then the history is judged."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -14,27 +15,31 @@ import aiohttp
 import psycopg
 
 from chaos.checker import Violation, check, overwritten
-from chaos.faults import Faults, Pace, points, replay_all, run_lane
+from chaos.faults import Faults, Pace, died_at, points, replay_all, run_lane
 from chaos.history import History, Look
 from chaos.load import PREPARE, Load, circuit_history, committed, look, patient
 from chaos.namespaces import Namespace, namespaces, why_not
 from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, WorkerSettings, own_postgres, requests_of
+from chaos.preamble import TRUCE, Point, lease_seconds
 from dynamics_sync.postgres.connections import Connection
 from dynamics_sync.postgres.migrate import migrate
 from support.postgres import EVERYTHING
 
 REQUEST_TIMEOUT_SECONDS = 0.8
-SEND_SECONDS = 1.6
-LEASE_SECONDS = 2 * SEND_SECONDS
+REQUEST_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 LOOK_SECONDS = 0.5
+PATIENCE_SECONDS = 20.0
+"""How long a run goes on for what has not happened yet."""
 DRAIN_SECONDS = 90.0
 """By then everything that was repaired must have drained."""
 
-WAITING = "select count(*) from dynamics_sync.outbox"
+WAITING = """
+select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.unanswered)
+"""
 
-SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=1.2)
-LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.2, 2.5), slow=1.5)
+SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=1.2, late=4.0)
+LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.2, 2.5), slow=1.5, late=9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ async def run(settings: ChaosSettings, tell: Progress = lambda seconds, text: No
     reason = why_not()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="dynamics-sync-chaos-")))
-        cables = stack.enter_context(namespaces(max(settings.workers // 2, 1))) if reason is None else []
+        cables = stack.enter_context(namespaces((settings.workers + 1) // 2)) if reason is None else []
         postgres = await asyncio.to_thread(stack.enter_context, own_postgres(settings.server))
         await migrate(postgres.url, EVERYTHING)
         async with AsyncExitStack() as running:
@@ -122,7 +127,8 @@ class _Stage:
             self.to_database.port,
             self.to_dynamics.port,
             REQUEST_TIMEOUT_SECONDS,
-            SEND_SECONDS,
+            REQUEST_SECONDS,
+            settings.pace.late,
             COOL_DOWN_SECONDS,
         )
         kill_points = points(self._random("points"))
@@ -152,7 +158,7 @@ class _Stage:
             self.load,
             self.diary,
             settings.pace,
-            LEASE_SECONDS,
+            lease_seconds(REQUEST_SECONDS),
         )
 
     def _random(self, part: str) -> Random:
@@ -165,7 +171,13 @@ class _Stage:
         try:
             jobs += [asyncio.create_task(worker.keep_running()) for worker in self.workers]
             jobs.append(asyncio.create_task(self._keep_looking()))
+            users = [asyncio.create_task(self.load.user(self._random(f"user {n}"))) for n in range(self.settings.users)]
+            jobs += users
             await self._break_everything(tell)
+            self.load.ended.set()
+            (self.dynamics.directory / TRUCE).touch()
+            self.diary.note("the load ends")
+            await asyncio.gather(*users)
             tell(self.settings.duration_seconds, "repaired; draining")
             ends = await self._drain()
         finally:
@@ -175,30 +187,29 @@ class _Stage:
         return await self._judge(ends, reason)
 
     async def _break_everything(self, tell: Progress) -> None:
+        """Until the time is over and everything has happened at least once."""
+        await self._all_have_sent()
         began = time.monotonic()
-        lanes = self.faults.lanes(with_partitions=bool(self.cables))
+        points_seen = [died_at(point) for point in Point]
 
-        async def show() -> None:
-            while True:
-                last = self.diary.events[-1].text if self.diary.events else "starting"
-                tell(time.monotonic() - began, last)
-                await asyncio.sleep(0.25)
+        def is_over(done: bool) -> bool:
+            seconds = time.monotonic() - began
+            tell(seconds, self.diary.events[-1].text if self.diary.events else "")
+            if seconds > self.settings.duration_seconds + PATIENCE_SECONDS:
+                return True
+            seen_all = all(self.diary.counts[point] for point in points_seen)
+            return seconds > self.settings.duration_seconds and done and seen_all
 
-        def is_over(lane: dict[str, object]) -> Callable[[set[str]], bool]:
-            return lambda done: time.monotonic() - began > self.settings.duration_seconds and done == set(lane)
+        async with asyncio.TaskGroup() as group:
+            for number, lane in enumerate(self.faults.lanes(with_partitions=bool(self.cables))):
+                group.create_task(run_lane(lane, self._random(f"lane {number}"), self.settings.pace, is_over))
 
-        shown = asyncio.create_task(show())
-        try:
-            async with asyncio.TaskGroup() as users:
-                for number in range(self.settings.users):
-                    users.create_task(self.load.user(self._random(f"user {number}")))
-                async with asyncio.TaskGroup() as group:
-                    for number, lane in enumerate(lanes):
-                        random = self._random(f"lane {number}")
-                        group.create_task(run_lane(lane, random, self.settings.pace, is_over(lane)))
-                self.load.ended.set()
-        finally:
-            shown.cancel()
+    async def _all_have_sent(self) -> None:
+        """Until every worker has sent something, or some die again and again before they can."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not all(worker.has_ever_sent for worker in self.workers):
+                    await asyncio.sleep(0.05)
 
     async def _keep_looking(self) -> None:
         """Again and again: what must Dynamics have now?"""
@@ -222,6 +233,7 @@ class _Stage:
             async with asyncio.timeout(DRAIN_SECONDS), patient(self.postgres.url) as connection:
                 await self._rest(connection)
                 first = await look(connection, self.dynamics.life)
+                self.diary.note("drained, but for the queue")
                 while not await replay_all(self.postgres.url, self.dynamics):
                     pass
                 await self._rest(connection)
