@@ -131,6 +131,8 @@ where not exists (
 
 CHANGES = "select number, transaction, key, state, kind, extract(epoch from at)::float from chaos.changes"
 
+QUEUED = "select status, count(*) from public.dynamics_sync_retry_queue group by status order by status"
+
 CIRCUIT = """
 select extract(epoch from at)::float, state, generation, extract(epoch from opened_at)::float, is_probing
 from chaos.circuit order by id
@@ -158,6 +160,11 @@ async def committed(connection: Connection) -> list[Change]:
 
 async def circuit_history(connection: Connection) -> list[CircuitChange]:
     return [CircuitChange(*row) for row in await (await connection.execute(CIRCUIT)).fetchall()]
+
+
+async def queued(connection: Connection) -> dict[str, int]:
+    """How many entries the queue has, by status."""
+    return dict(await (await connection.execute(QUEUED)).fetchall())
 
 
 @asynccontextmanager

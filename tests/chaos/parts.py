@@ -132,6 +132,8 @@ class Dynamics:
     life: int = 0
     whole: bool = True
     """Not between its death and the `resync` with which a person repairs what it lost."""
+    refused: list[str] = field(default_factory=list)
+    """Keys of records that it does not take: they fill the queue."""
     writes: list[Write] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
 
@@ -141,6 +143,7 @@ class Dynamics:
                 *COMMAND, "simulator", "--port", str(self.port), cwd=self.directory, stdout=log, stderr=STDOUT
             )
         await answers("127.0.0.1", self.port)
+        await self.lift_faults()
 
     async def stop(self) -> None:
         await stop(self.process)
@@ -157,8 +160,11 @@ class Dynamics:
             assert response.status == 201, await response.text()
 
     async def lift_faults(self) -> None:
+        """All but the refusal of what it always refuses."""
         async with self.http.delete(self._control("faults")) as response:
             assert response.status == 204
+        for key in self.refused:
+            await self.fault(kind="status", status=400, entity_set=ENTITY_SET, key=key)
 
     async def fetch(self) -> None:
         """Take over what this life has noted so far; once in each life."""

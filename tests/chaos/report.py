@@ -56,6 +56,7 @@ def _came(result: Result) -> dict[str, int]:
         "writes in Dynamics": len(history.writes),
         "circuit openings": states["open"],
         "probes": states["half_open"],
+        **{f"queue entries: {status}": number for status, number in result.queued.items()},
         "looks at what is owed": len(history.looks),
         "overwritten by a late request, and healed": result.healed,
         **{rule: rules[rule] for rule in Rule},

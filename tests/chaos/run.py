@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import psycopg
 from chaos.checker import Violation, check, overwritten
 from chaos.faults import Faults, Pace, died_at, points, replay_all, run_lane
 from chaos.history import History, Look
-from chaos.load import PREPARE, Load, circuit_history, committed, look, patient
+from chaos.load import PREPARE, Load, circuit_history, committed, look, patient, queued
 from chaos.namespaces import Namespace, namespaces, why_not
 from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, WorkerSettings, own_postgres, requests_of
 from chaos.preamble import TRUCE, Point, lease_seconds
@@ -67,6 +67,8 @@ class Result:
     """Why there were none; None if there were."""
     drained: bool
     healed: int
+    queued: Mapping[str, int]
+    """Entries of the queue, by status."""
     late: int
     """Requests that reached Dynamics after their sender had given up or was dead."""
     unforeseen: Sequence[str]
@@ -167,6 +169,8 @@ class _Stage:
     async def perform(self, tell: Progress, reason: str | None) -> Result:
         async with patient(self.postgres.url) as connection:
             await connection.execute(PREPARE)
+        self.dynamics.refused += self.load.often_changed[:4]
+        await self.dynamics.lift_faults()
         jobs: list[asyncio.Task[None]] = []
         try:
             jobs += [asyncio.create_task(worker.keep_running()) for worker in self.workers]
@@ -176,6 +180,8 @@ class _Stage:
             await self._break_everything(tell)
             self.load.ended.set()
             (self.dynamics.directory / TRUCE).touch()
+            self.dynamics.refused.clear()
+            await self.dynamics.lift_faults()
             self.diary.note("the load ends")
             await asyncio.gather(*users)
             tell(self.settings.duration_seconds, "repaired; draining")
@@ -260,6 +266,7 @@ class _Stage:
         async with patient(self.postgres.url) as connection:
             changes = await committed(connection)
             circuit = await circuit_history(connection)
+            entries = await queued(connection)
         requests = [request for worker in self.workers for request in requests_of(worker)]
         history = History(
             changes=changes,
@@ -279,6 +286,7 @@ class _Stage:
             partitions=reason,
             drained=ends is not None,
             healed=overwritten(history),
+            queued=entries,
             late=self._late(history),
             unforeseen=[text for worker in self.workers for text in worker.unforeseen],
         )
