@@ -150,11 +150,19 @@ def _overlaps(requests: Sequence[Request]) -> Iterator[Violation]:
 
 
 def _second_probes(history: History) -> Iterator[Violation]:
+    """A request beside the probe, or without leave; and a probe that began while the one before it, whose place was
+    given away, was still in flight."""
     requests = sorted(history.requests, key=lambda request: request.began)
+    last_probe: Request | None = None
     for change, until in _spans(history):
         if change.state != "half_open":
+            last_probe = None
             continue
-        for request in _begun(requests, change.at, until)[1 if change.is_probing else 0 :]:
+        probe, *others = _begun(requests, change.at, until) or [None]
+        if probe is not None and (not change.is_probing or (last_probe and probe.began < last_probe.ended)):
+            others = [probe, *others]
+        last_probe = probe or last_probe
+        for request in others:
             text = f"{request.sender} began, with the circuit half-open in generation {change.generation}"
             yield Violation(Rule.SECOND_PROBE, request.began, text, request.key)
 

@@ -12,7 +12,6 @@ from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker
 from chaos.preamble import Point
 from dynamics_sync.core.errors import DatabaseError
 from support import commands
-from support.engine import ENTITY_SET
 
 CUT_ALL = "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname is not null"
 
@@ -171,7 +170,7 @@ class Faults:
 
     def _weather(self, declared: dict[str, object]) -> Fault:
         async def weather(random: Random) -> None:
-            fault = dict(declared, entity_set=ENTITY_SET)
+            fault = dict(declared)
             faults = [fault]
             match fault:
                 case {"kind": "delay"}:
@@ -183,10 +182,9 @@ class Faults:
                     fault["share"] = random.choice((0.1, 0.3, 1.0))
             async with self._simulator_is_ours:
                 self.diary.note(name_of(declared), f"{fault.get('share', '')}".strip())
-                for each in faults:
-                    await self.dynamics.fault(**each)
+                await self.dynamics.weather(*faults)
                 await asyncio.sleep(random.uniform(*self.pace.weather))
-                await self.dynamics.lift_faults()
+                await self.dynamics.weather()
 
         return weather
 

@@ -30,7 +30,12 @@ from support.engine import ENTITY_SET
 from support.postgres import binaries
 
 MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 25, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
-"""At which pass, at most, a worker dies at a point: some are rare."""
+"""At which pass, at most, a worker's first process dies at a point: some are rare."""
+LATER_LIVES = 8
+"""So many times longer live the processes after it: one that starts does no work."""
+
+LATENCY_SECONDS = 0.06
+"""What a good answer takes: what is in flight must be so for a while, or nothing could ever happen meanwhile."""
 
 TESTS = Path(__file__).parent.parent
 
@@ -143,7 +148,7 @@ class Dynamics:
                 *COMMAND, "simulator", "--port", str(self.port), cwd=self.directory, stdout=log, stderr=STDOUT
             )
         await answers("127.0.0.1", self.port)
-        await self.lift_faults()
+        await self.weather()
 
     async def stop(self) -> None:
         await stop(self.process)
@@ -155,16 +160,14 @@ class Dynamics:
         await stop(self.process)
         self.life += 1
 
-    async def fault(self, **declared: object) -> None:
-        async with self.http.post(self._control("faults"), json=declared) as response:
-            assert response.status == 201, await response.text()
-
-    async def lift_faults(self) -> None:
-        """All but the refusal of what it always refuses."""
+    async def weather(self, *faults: Mapping[str, object]) -> None:
+        """These faults instead of those so far. Some records are always refused, and no answer is there at once."""
         async with self.http.delete(self._control("faults")) as response:
             assert response.status == 204
-        for key in self.refused:
-            await self.fault(kind="status", status=400, entity_set=ENTITY_SET, key=key)
+        refused = [{"kind": "status", "status": 400, "key": key} for key in self.refused]
+        for fault in (*refused, *faults, {"kind": "delay", "seconds": LATENCY_SECONDS}):
+            async with self.http.post(self._control("faults"), json={"entity_set": ENTITY_SET, **fault}) as response:
+                assert response.status == 201, await response.text()
 
     async def fetch(self) -> None:
         """Take over what this life has noted so far; once in each life."""
@@ -279,7 +282,8 @@ class Worker:
 
     async def _start(self) -> Life:
         given, count = self.settings, len(self.lives)
-        deaths = {str(point): self.random.randint(1, MOST_PASSES[point]) for point in next(self.points)}
+        longer = LATER_LIVES if count else 1
+        deaths = {str(point): self.random.randint(1, MOST_PASSES[point] * longer) for point in next(self.points)}
         files = given.directory / f"{self.name}.{count + 1}"
         trace, log = (files.with_name(f"{files.name}.{kind}") for kind in ("trace", "log"))
         arguments = f"{str(trace)!r}, {given.request_seconds}, {given.late_seconds}, {deaths}"

@@ -39,7 +39,7 @@ select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynam
 """
 
 SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=1.2, late=4.0)
-LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.2, 2.5), slow=1.5, late=9.0)
+LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.5, 4.0), slow=1.5, late=9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,8 @@ class _Stage:
     async def perform(self, tell: Progress, reason: str | None) -> Result:
         async with patient(self.postgres.url) as connection:
             await connection.execute(PREPARE)
-        self.dynamics.refused += self.load.often_changed[:4]
-        await self.dynamics.lift_faults()
+        self.dynamics.refused += [*self.load.often_changed[:3], *self.load.keys[-15:]]
+        await self.dynamics.weather()
         jobs: list[asyncio.Task[None]] = []
         try:
             jobs += [asyncio.create_task(worker.keep_running()) for worker in self.workers]
@@ -181,7 +181,7 @@ class _Stage:
             self.load.ended.set()
             (self.dynamics.directory / TRUCE).touch()
             self.dynamics.refused.clear()
-            await self.dynamics.lift_faults()
+            await self.dynamics.weather()
             self.diary.note("the load ends")
             await asyncio.gather(*users)
             tell(self.settings.duration_seconds, "repaired; draining")

@@ -119,6 +119,21 @@ def test_a_second_probe_is_seen() -> None:
     assert rules(with_requests(Request("e", "worker 3", PROBED + 0.2, PROBED + 0.3, "503"))) == [Rule.SECOND_PROBE]
 
 
+def probed_again(ended: float) -> History:
+    """A second probe was let out at PROBED + 0.3; the first one ended then or later."""
+    again = CircuitChange(PROBED + 0.3, "half_open", 9, OPENED, is_probing=True)
+    first = Request("e", "worker 3", PROBED + 0.1, ended, "TimeoutError")
+    second = Request("f", "worker 2", PROBED + 0.35, PROBED + 0.4, "204")
+    closed = replace(GOOD.circuit[-1], generation=10)
+    requests = [request for request in GOOD.requests if not PROBED <= request.began < CLOSED]
+    return replace(GOOD, requests=[*requests, first, second], circuit=[*GOOD.circuit[:2], again, closed])
+
+
+def test_a_probe_that_begins_while_the_one_before_is_in_flight_is_seen() -> None:
+    assert check(probed_again(ended=PROBED + 0.2)) == []
+    assert rules(probed_again(ended=PROBED + 0.5)) == [Rule.SECOND_PROBE]
+
+
 def test_a_request_while_the_probes_place_is_free_is_seen() -> None:
     released = CircuitChange(PROBED + 0.3, "half_open", 9, OPENED)
     closed = replace(GOOD.circuit[-1], generation=10)
