@@ -22,7 +22,7 @@ from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
-from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
+from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.listener import listen
@@ -145,7 +145,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         DatabaseError: it cannot be reached, or its schema is another.
     """
     sets = migration_sets(settings)
-    async with await connect(database_url) as connection:
+    async with brief_connection(database_url) as connection:
         await check_schema(connection, sets)
     async with make_pool(database_url, POOL_SIZE) as pool:
         circuits = PostgresCircuitStore(pool, TARGET)
@@ -174,7 +174,7 @@ async def check_capture(mapping: Mapping, database_url: str) -> TypesOf:
     Raises:
         DatabaseError, MappingError: what is wrong, and what to do.
     """
-    async with await connect(database_url) as connection:
+    async with brief_connection(database_url) as connection:
         return await check_mapping(connection, mapping, TARGET)
 
 
