@@ -2,6 +2,7 @@
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ def explore(seeds: Sequence[int]) -> Found:
     """Let these histories happen, in this process."""
     failures, requests, simulated_seconds, begun = [], 0, 0.0, process_time()
     gc.disable()  # a history is one heap of cycles, and short
+    warnings.simplefilter("ignore", RuntimeWarning)  # of what killed processes would have liked to await
     try:
         for number, seed in enumerate(seeds):
             world = simulate(plan_for(seed))
