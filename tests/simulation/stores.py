@@ -91,13 +91,16 @@ class Database:
         key: str,
         operation_type: OperationType = OperationType.UPSERT,
         columns: Sequence[str] = (),
+        changed_at: float | None = None,
     ) -> None:
-        """What the trigger does. Whoever calls it holds the row's lock, or has waited for it."""
+        """What the trigger does. Whoever calls it holds the row's lock, or has waited for it; it is called when the
+        user's transaction commits, which may be later than the change."""
         self._last_version += 1
         row = self.outbox.get(key)
         if row is None:
             self._last_id += 1
-            self.outbox[key] = Row(self._last_id, self._last_version, self.clock(), operation_type, tuple(columns))
+            enqueued_at = self.clock() if changed_at is None else changed_at
+            self.outbox[key] = Row(self._last_id, self._last_version, enqueued_at, operation_type, tuple(columns))
             return
         row.version, row.operation_type = self._last_version, operation_type
         row.changed_columns = tuple(sorted({*row.changed_columns, *columns}))

@@ -1,0 +1,177 @@
+"""What users and operators do, and programs that have no outbox."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from dynamics_sync.core.circuit import Circuit, CircuitState
+from dynamics_sync.core.operation import FailureReason, OperationType, SyncOperation
+from dynamics_sync.sync.ports import Failure
+from simulation.stores import EPOCH, WAITING, Database
+from support.acts.cast import Act, Cast, Choice, Pending
+from support.orders import Step
+from support.outbox import TABLE
+
+
+@dataclass(frozen=True)
+class Change(Choice):
+    """A user changes a record."""
+
+    key: str
+    operation_type: OperationType = OperationType.UPSERT
+    columns: tuple[str, ...] = ()
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        if alone and cast.would_wait(self.key):
+            return None
+        change = (self.key, self.operation_type, self.columns)
+        step = Step(lambda model, _: model.mark_dirty(*change), lambda model, _: self.key in model.locked)
+        return Act(frozenset({self.key}), lambda: cast.real.mark_dirty(*change), [[step]])
+
+
+@dataclass(frozen=True)
+class Lock(Choice):
+    """A user changes a record in a transaction that stays open."""
+
+    user: int
+    key: str
+    operation_type: OperationType = OperationType.UPSERT
+    columns: tuple[str, ...] = ()
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        pending = cast.users.get(self.user)
+        is_own = pending is not None and self.key in (key for key, *_ in pending.changes)
+        if cast.would_wait(self.key) and not is_own:
+            return None
+        change = (self.key, self.operation_type, self.columns)
+
+        async def lock() -> None:
+            if self.user not in cast.users:
+                cast.users[self.user] = Pending(await cast.real.begin())
+            await cast.users[self.user].real.change(*change)
+
+        def conclude(real: object, modelled: object) -> None:
+            cast.users[self.user].changes.append((*change, cast.seconds))
+
+        return Act(frozenset({self.key}), lock, [[Step(lambda model, _: model.locked.add(self.key))]], conclude)
+
+
+@dataclass(frozen=True)
+class End(Choice):
+    """A user's transaction ends."""
+
+    user: int
+    commits: bool = True
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        pending = cast.users.pop(self.user, None)
+        if pending is None:
+            return None
+        keys = frozenset(key for key, *_ in pending.changes)
+
+        def end(model: Database, _: object) -> None:
+            model.locked -= keys
+            for change in pending.changes if self.commits else ():
+                model.mark_dirty(*change)
+
+        return Act(keys, lambda: pending.real.end(commits=self.commits), [[Step(end)]])
+
+
+@dataclass(frozen=True)
+class Queue(Choice):
+    """A program without an outbox puts a record into the queue."""
+
+    key: str
+    reason: FailureReason = FailureReason.REJECTED
+
+    def act(self, cast: Cast, alone: bool) -> Act:
+        failure = Failure(SyncOperation(TABLE, self.key), self.reason, "0x80040203", 1)
+        entry_id = cast.name()
+
+        def conclude(*ids: str) -> None:
+            if ids not in cast.entries:
+                cast.entries.append(ids)  # type: ignore[arg-type]
+
+        step = Step(lambda model, _: model.add(failure, entry_id))
+        return Act(frozenset({self.key}), lambda: cast.real.queue.add(failure), [[step]], conclude)
+
+
+@dataclass(frozen=True)
+class Replay(Choice):
+    """An operator sends a record again: the entry is read; the outbox's row is waited for and locked; by then the entry
+    may have been closed."""
+
+    pick: int
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        if not cast.entries:
+            return None
+        real_id, model_id = cast.entries[self.pick % len(cast.entries)]
+        key = cast.model.queue[model_id].key
+        if alone and cast.would_wait(key):
+            return None
+
+        async def replay() -> bool:
+            return await cast.real.replay([real_id]) == [real_id]
+
+        def read(model: Database, _: object) -> OperationType | None:
+            entry = model.queue[model_id]
+            return entry.failure.operation.operation_type if entry.status in WAITING else None
+
+        def lock(model: Database, read: OperationType | None) -> OperationType | None:
+            if read is not None:
+                model.locked.add(key)
+            return read
+
+        def finish(model: Database, read: OperationType | None) -> bool:
+            if read is None:
+                return False
+            model.locked.remove(key)
+            if not model.replay(model_id):
+                return False
+            model.outbox[key].operation_type = read
+            return True
+
+        waits = Step(lock, lambda model, read: read is not None and key in model.locked)
+        return Act(frozenset({key}), replay, [[Step(read), waits, Step(finish)]])
+
+
+@dataclass(frozen=True)
+class Discard(Choice):
+    """An operator closes an entry."""
+
+    pick: int
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        if not cast.entries:
+            return None
+        real_id, model_id = cast.entries[self.pick % len(cast.entries)]
+
+        async def discard() -> bool:
+            return await cast.real.discard([real_id]) == [real_id]
+
+        keys = frozenset({cast.model.queue[model_id].key})
+        return Act(keys, discard, [[Step(lambda model, _: model.discard(model_id))]])
+
+
+@dataclass(frozen=True)
+class SetCircuit(Choice):
+    """Somebody changes the circuit, or would if he knew how it is."""
+
+    state: CircuitState
+    failure_count: int
+    is_stale: bool = False
+
+    def act(self, cast: Cast, alone: bool) -> Act:
+        current = cast.model.circuit
+        expected = replace(current, revision=current.revision - 1) if self.is_stale else current
+        new = Circuit(
+            state=self.state,
+            failure_count=self.failure_count,
+            opened_at=None if self.state is CircuitState.CLOSED else EPOCH + timedelta(seconds=cast.seconds),
+            last_error_code="http_503" if self.failure_count else None,
+            probe_owner=cast.name() if self.state is CircuitState.HALF_OPEN else None,
+            generation=current.generation + (self.state is not current.state),
+            revision=current.revision + 1,
+        )
+        step = Step(lambda model, _: model.compare_and_set_circuit(expected, new))
+        return Act(frozenset(), lambda: cast.real.circuits.compare_and_set(expected, new), [[step]])
