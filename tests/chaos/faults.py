@@ -55,8 +55,8 @@ class Pace:
     weather: tuple[float, float]
     partition: tuple[float, float]
     rest: tuple[float, float]
-    slow: float
-    """The longest delay of an answer."""
+    slow: tuple[float, float]
+    """A delayed answer; some longer than a request may take."""
     late: float
     """For how long the product must reckon with a request that was never answered: longer than a partition, and than
     the pause that TCP makes before it sends once more what got lost in one."""
@@ -174,7 +174,8 @@ class Faults:
             faults = [fault]
             match fault:
                 case {"kind": "delay"}:
-                    fault |= {"seconds": random.uniform(0.1, self.pace.slow), "share": 0.7}
+                    # Some only: so a later request overtakes an earlier one that its sender has given up.
+                    fault |= {"seconds": random.uniform(*self.pace.slow), "share": 0.3}
                 case {"status": 400}:
                     keys = [*self.load.often_changed, *random.sample(self.load.keys, 10)]
                     faults = [fault | {"key": key} for key in keys]

@@ -14,7 +14,7 @@ from uuid import UUID
 import aiohttp
 import psycopg
 
-from chaos.checker import Violation, check, overwritten
+from chaos.checker import Violation, check, late_writes, overwritten
 from chaos.faults import Faults, Pace, died_at, points, replay_all, run_lane
 from chaos.history import History, Look
 from chaos.load import PREPARE, Load, circuit_history, committed, look, patient, queued
@@ -38,8 +38,8 @@ WAITING = """
 select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.unanswered)
 """
 
-SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=1.2, late=4.0)
-LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.5, 4.0), slow=1.5, late=9.0)
+SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=(0.9, 1.2), late=4.0)
+LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.5, 4.0), slow=(0.4, 2.0), late=9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,9 @@ class Result:
     """Why there were none; None if there were."""
     drained: bool
     healed: int
+    late: int
     queued: Mapping[str, int]
     """Entries of the queue, by status."""
-    late: int
-    """Requests that reached Dynamics after their sender had given up or was dead."""
     unforeseen: Sequence[str]
     """The end of the log of each worker that met an error nobody foresaw, or ended by itself."""
 
@@ -286,17 +285,7 @@ class _Stage:
             partitions=reason,
             drained=ends is not None,
             healed=overwritten(history),
+            late=late_writes(history),
             queued=entries,
-            late=self._late(history),
             unforeseen=[text for worker in self.workers for text in worker.unforeseen],
-        )
-
-    def _late(self, history: History) -> int:
-        spans: dict[str, list[tuple[float, float]]] = {}
-        for request in history.requests:
-            spans.setdefault(request.key, []).append((request.began, request.ended))
-        return sum(
-            not any(began <= noted["at"] <= ended for began, ended in spans.get(key, ()))
-            for noted in self.dynamics.requests
-            for key in noted["keys"]
         )
