@@ -15,7 +15,7 @@ import aiohttp
 import psycopg
 
 from chaos.checker import Violation, check, late_writes, overwritten
-from chaos.faults import Faults, Pace, died_at, points, replay_all, run_lane
+from chaos.faults import Faults, Pace, replay_all, run_lane
 from chaos.history import History, Look
 from chaos.load import PREPARE, Load, circuit_history, committed, look, patient, queued
 from chaos.namespaces import Namespace, namespaces, why_not
@@ -132,14 +132,12 @@ class _Stage:
             settings.pace.late,
             COOL_DOWN_SECONDS,
         )
-        kill_points = points(self._random("points"))
         self.workers = [
             Worker(
                 f"worker {number + 1}",
                 given,
                 self.diary,
                 self._random(f"worker {number}"),
-                kill_points,
                 cables[number] if number < len(cables) else None,
             )
             for number in range(settings.workers)
@@ -195,7 +193,7 @@ class _Stage:
         """Until the time is over and everything has happened at least once."""
         await self._all_have_sent()
         began = time.monotonic()
-        points_seen = [died_at(point) for point in Point]
+        points_seen = [point.death for point in Point]
 
         def is_over(done: bool) -> bool:
             seconds = time.monotonic() - began
@@ -213,7 +211,7 @@ class _Stage:
         """Until every worker has sent something, or some die again and again before they can."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not all(worker.has_ever_sent for worker in self.workers):
+                while not all(worker.sent for worker in self.workers):
                     await asyncio.sleep(0.05)
 
     async def _keep_looking(self) -> None:
