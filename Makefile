@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate bench format lint types coverage lock clean
+.PHONY: help demo test simulate chaos bench format lint types coverage lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,6 +21,9 @@ test: $(VENV)/.dev  ## run the whole suite
 simulate: $(VENV)/.dev  ## let a million histories with faults happen (SEEDS=…); show one (SEED=…); find bugs (BUGS=1)
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(BUGS),--bugs)
+
+chaos: $(VENV)/.dev  ## kill, stop, cut off and crash all parts for ten minutes (DURATION=… WORKERS=… RECORDS=… SEED=…)
+	@PYTHONPATH=tests $(BIN)/python -m chaos
 
 bench: $(VENV)/.dev  ## measure, side by side with the physical limit
 	$(BIN)/python benchmarks/single.py

@@ -96,15 +96,25 @@ def _not_newest(history: History) -> Iterator[Violation]:
 
 
 def overwritten(history: History) -> int:
-    """How many records a look found in an older state than Dynamics had been given: to be healed by the end."""
-    given = _Given(history.writes)
-    found = set()
-    for look in history.looks:
-        for key, owed in look.states.items():
-            last = given.last(key, look)
-            if owed.state is not None and last is not None and last < owed.state and given.has(key, owed, look):
-                found.add((key, owed))
-    return len(found)
+    """How many writes put an older state over a newer one: to be healed by the end."""
+    newest: dict[tuple[str, int], int] = {}
+    found = 0
+    for write in sorted(history.writes, key=lambda write: write.at):
+        if write.state is not None:
+            known = newest.get((write.key, write.life), write.state)
+            found += write.state < known
+            newest[write.key, write.life] = max(known, write.state)
+    return found
+
+
+def late_writes(history: History) -> int:
+    """How many writes took effect when no sender waited for them any more: it had given up, or was dead."""
+    spans: dict[str, list[Request]] = defaultdict(list)
+    for request in history.requests:
+        spans[request.key].append(request)
+    return sum(
+        not any(request.began <= write.at <= request.ended for request in spans[write.key]) for write in history.writes
+    )
 
 
 class _Given:

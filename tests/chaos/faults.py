@@ -1,7 +1,8 @@
 """What goes wrong: faults by name, each from its beginning to its repair. Lanes of them run side by side."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -9,7 +10,6 @@ import psycopg
 
 from chaos.load import Load, patient
 from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker
-from chaos.preamble import Point
 from dynamics_sync.core.errors import DatabaseError
 from support import commands
 
@@ -30,7 +30,7 @@ NO_ANSWERS = "cut off from answers"
 PARTITIONS = (NO_DATABASE, NO_DYNAMICS, NO_NETWORK, NO_ANSWERS)
 WEATHER = (
     {"kind": "status", "status": 500},
-    {"kind": "status", "status": 503},
+    {"kind": "status", "status": 503, "share": 1.0},
     {"kind": "status", "status": 429, "retry_after": 1},
     {"kind": "status", "status": 400},
     {"kind": "delay"},
@@ -45,6 +45,9 @@ def name_of(weather: dict[str, object]) -> str:
     return f"Dynamics: {weather['kind']} {weather.get('status', '')}".strip()
 
 
+WAIT_FOR_REQUESTS_SECONDS = 3.0
+"""How long a fault of Dynamics waits for somebody to meet it."""
+
 Fault = Callable[[Random], Awaitable[None]]
 
 
@@ -55,8 +58,8 @@ class Pace:
     weather: tuple[float, float]
     partition: tuple[float, float]
     rest: tuple[float, float]
-    slow: float
-    """The longest delay of an answer."""
+    slow: tuple[float, float]
+    """A delayed answer; some longer than a request may take."""
     late: float
     """For how long the product must reckon with a request that was never answered: longer than a partition, and than
     the pause that TCP makes before it sends once more what got lost in one."""
@@ -101,7 +104,7 @@ class Faults:
 
     async def pause(self, random: Random) -> None:
         """Stopped, with whatever is under way, until its leases are over and others have what it held."""
-        worker = random.choice([worker for worker in self.workers if worker.has_sent] or self.workers)
+        worker = random.choice([worker for worker in self.workers if worker.is_sending] or self.workers)
         if not worker.pause():
             return
         seconds = self.lease_seconds + random.uniform(0.2, 1.5)
@@ -174,19 +177,29 @@ class Faults:
             faults = [fault]
             match fault:
                 case {"kind": "delay"}:
-                    fault |= {"seconds": random.uniform(0.1, self.pace.slow), "share": 0.7}
+                    # Some only: so a later request overtakes an earlier one that its sender has given up.
+                    fault |= {"seconds": random.uniform(*self.pace.slow), "share": 0.3}
                 case {"status": 400}:
                     keys = [*self.load.often_changed, *random.sample(self.load.keys, 10)]
                     faults = [fault | {"key": key} for key in keys]
                 case _:
-                    fault["share"] = random.choice((0.1, 0.3, 1.0))
+                    fault.setdefault("share", random.choice((0.1, 0.3, 1.0)))
             async with self._simulator_is_ours:
                 self.diary.note(name_of(declared), f"{fault.get('share', '')}".strip())
                 await self.dynamics.weather(*faults)
+                sent = self._sent()
                 await asyncio.sleep(random.uniform(*self.pace.weather))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WAIT_FOR_REQUESTS_SECONDS):
+                        while self._sent() < sent + 5:
+                            await asyncio.sleep(0.1)
                 await self.dynamics.weather()
 
         return weather
+
+    def _sent(self) -> int:
+        """How many requests have left the workers so far."""
+        return sum(worker.sent for worker in self.workers)
 
     def _partition(self, name: str) -> Fault:
         ports = {
@@ -228,18 +241,3 @@ async def run_lane(lane: dict[str, Fault], random: Random, pace: Pace, is_over: 
             except (psycopg.Error, DatabaseError):
                 pass  # another lane took the database away meanwhile: this one's turn comes again
             await asyncio.sleep(random.uniform(*pace.rest))
-
-
-def died_at(point: Point) -> str:
-    """What the diary calls it."""
-    return f"kill -9 {point}"
-
-
-def points(random: Random) -> Iterator[Sequence[Point]]:
-    """Where the processes to come die: at each point in turn, in an order of chance. What is queued is so rare that
-    every one may die of that."""
-    common = [point for point in Point if point is not Point.IN_QUEUE_INSERT]
-    while True:
-        for point in random.sample(common, len(common)):
-            yield (point, Point.IN_QUEUE_INSERT)
-        yield (Point.IN_QUEUE_INSERT,)

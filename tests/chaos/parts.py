@@ -8,7 +8,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,9 @@ from support.engine import ENTITY_SET
 from support.postgres import binaries
 
 MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 25, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
-"""At which pass, at most, a worker's first process dies at a point: some are rare."""
-LATER_LIVES = 8
-"""So many times longer live the processes after it: one that starts does no work."""
+"""At which pass, at most, a process dies at a point, as long as none has died there in this run."""
+LATER_LIVES = 20
+"""So many times as often it may pass where others have died: a process that starts does no work."""
 
 LATENCY_SECONDS = 0.06
 """What a good answer takes: what is in flight must be so for a while, or nothing could ever happen meanwhile."""
@@ -228,8 +228,6 @@ class Worker:
     settings: WorkerSettings
     diary: Diary
     random: Random
-    points: Iterator[Sequence[Point]]
-    """Where the processes to come die."""
     namespace: Namespace | None = None
     lives: list[Life] = field(default_factory=list)
     unforeseen: list[str] = field(default_factory=list)
@@ -241,13 +239,14 @@ class Worker:
         return self.lives[-1].process if self.lives and self.lives[-1].process.returncode is None else None
 
     @property
-    def has_sent(self) -> bool:
+    def is_sending(self) -> bool:
         """The process that runs has sent something."""
-        return self.process is not None and _has_sent(self.lives[-1])
+        return self.process is not None and _sent(self.lives[-1].trace) > 0
 
     @property
-    def has_ever_sent(self) -> bool:
-        return any(_has_sent(life) for life in self.lives)
+    def sent(self) -> int:
+        """Requests of all its processes."""
+        return sum(_sent(life.trace) for life in self.lives)
 
     async def keep_running(self) -> None:
         """Until cancelled."""
@@ -282,8 +281,10 @@ class Worker:
 
     async def _start(self) -> Life:
         given, count = self.settings, len(self.lives)
-        longer = LATER_LIVES if count else 1
-        deaths = {str(point): self.random.randint(1, MOST_PASSES[point] * longer) for point in next(self.points)}
+        deaths = {
+            str(point): self.random.randint(1, most * (LATER_LIVES if self.diary.counts[point.death] else 1))
+            for point, most in MOST_PASSES.items()
+        }
         files = given.directory / f"{self.name}.{count + 1}"
         trace, log = (files.with_name(f"{files.name}.{kind}") for kind in ("trace", "log"))
         arguments = f"{str(trace)!r}, {given.request_seconds}, {given.late_seconds}, {deaths}"
@@ -323,7 +324,7 @@ class Worker:
         told = life.log.read_text()
         died = [line["died"] for line in trace_lines(life.trace) if "died" in line]
         if died:
-            self.diary.note(f"kill -9 {died[0]}", self.name)
+            self.diary.note(Point(died[0]).death, self.name)
         elif status == 1 and "Traceback" not in told:
             self.diary.note("start refused", self.name)
         elif not life.killed or "Traceback" in told:
@@ -331,8 +332,8 @@ class Worker:
             self.unforeseen.append(f"{self.name}, status {status}\n{told[-3000:]}")
 
 
-def _has_sent(life: Life) -> bool:
-    return life.trace.exists() and life.trace.stat().st_size > 0
+def _sent(trace: Path) -> int:
+    return trace.read_bytes().count(b"began") if trace.exists() else 0
 
 
 def trace_lines(trace: Path) -> list[dict[str, Any]]:

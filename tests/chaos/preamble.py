@@ -45,6 +45,11 @@ class Point(StrEnum):
     IN_QUEUE_INSERT = "in the queue insert"
     """The entry is written, its transaction not committed."""
 
+    @property
+    def death(self) -> str:
+        """What the diary calls it."""
+        return f"kill -9 {self}"
+
 
 def lease_seconds(request_seconds: float) -> float:
     """How long leases last where a request may take so long."""

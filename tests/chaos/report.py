@@ -52,13 +52,13 @@ def _came(result: Result) -> dict[str, int]:
     states = Counter(change.state for change in history.circuit if change.state == "open" or change.is_probing)
     return {
         "requests": len(history.requests),
-        "requests that arrived after their sender had given up": result.late,
+        "writes that took effect after their sender had given up": result.late,
         "writes in Dynamics": len(history.writes),
         "circuit openings": states["open"],
         "probes": states["half_open"],
         **{f"queue entries: {status}": number for status, number in result.queued.items()},
         "looks at what is owed": len(history.looks),
-        "overwritten by a late request, and healed": result.healed,
+        "older states written over newer ones, and healed": result.healed,
         **{rule: rules[rule] for rule in Rule},
     }
 

@@ -14,8 +14,8 @@ from uuid import UUID
 import aiohttp
 import psycopg
 
-from chaos.checker import Violation, check, overwritten
-from chaos.faults import Faults, Pace, died_at, points, replay_all, run_lane
+from chaos.checker import Violation, check, late_writes, overwritten
+from chaos.faults import Faults, Pace, replay_all, run_lane
 from chaos.history import History, Look
 from chaos.load import PREPARE, Load, circuit_history, committed, look, patient, queued
 from chaos.namespaces import Namespace, namespaces, why_not
@@ -38,8 +38,8 @@ WAITING = """
 select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.unanswered)
 """
 
-SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=1.2, late=4.0)
-LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.5, 4.0), slow=1.5, late=9.0)
+SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=(0.9, 1.2), late=4.0)
+LONG = Pace(weather=(0.3, 2.5), partition=(1.0, 5.0), rest=(0.5, 4.0), slow=(0.4, 2.0), late=9.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,9 @@ class Result:
     """Why there were none; None if there were."""
     drained: bool
     healed: int
+    late: int
     queued: Mapping[str, int]
     """Entries of the queue, by status."""
-    late: int
-    """Requests that reached Dynamics after their sender had given up or was dead."""
     unforeseen: Sequence[str]
     """The end of the log of each worker that met an error nobody foresaw, or ended by itself."""
 
@@ -133,14 +132,12 @@ class _Stage:
             settings.pace.late,
             COOL_DOWN_SECONDS,
         )
-        kill_points = points(self._random("points"))
         self.workers = [
             Worker(
                 f"worker {number + 1}",
                 given,
                 self.diary,
                 self._random(f"worker {number}"),
-                kill_points,
                 cables[number] if number < len(cables) else None,
             )
             for number in range(settings.workers)
@@ -196,7 +193,7 @@ class _Stage:
         """Until the time is over and everything has happened at least once."""
         await self._all_have_sent()
         began = time.monotonic()
-        points_seen = [died_at(point) for point in Point]
+        points_seen = [point.death for point in Point]
 
         def is_over(done: bool) -> bool:
             seconds = time.monotonic() - began
@@ -214,7 +211,7 @@ class _Stage:
         """Until every worker has sent something, or some die again and again before they can."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not all(worker.has_ever_sent for worker in self.workers):
+                while not all(worker.sent for worker in self.workers):
                     await asyncio.sleep(0.05)
 
     async def _keep_looking(self) -> None:
@@ -286,17 +283,7 @@ class _Stage:
             partitions=reason,
             drained=ends is not None,
             healed=overwritten(history),
+            late=late_writes(history),
             queued=entries,
-            late=self._late(history),
             unforeseen=[text for worker in self.workers for text in worker.unforeseen],
-        )
-
-    def _late(self, history: History) -> int:
-        spans: dict[str, list[tuple[float, float]]] = {}
-        for request in history.requests:
-            spans.setdefault(request.key, []).append((request.began, request.ended))
-        return sum(
-            not any(began <= noted["at"] <= ended for began, ended in spans.get(key, ()))
-            for noted in self.dynamics.requests
-            for key in noted["keys"]
         )

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from rich.console import Console
 
-from chaos.faults import DYNAMICS_KILLED, PARTITIONS, WEATHER, died_at, name_of
+from chaos.faults import DYNAMICS_KILLED, PARTITIONS, WEATHER, name_of
 from chaos.namespaces import why_not
 from chaos.preamble import Point
 from chaos.report import print_report
@@ -29,7 +29,7 @@ def test_nothing_is_lost_and_every_promise_is_kept(result: Result) -> None:
 
 def test_everything_has_happened(result: Result) -> None:
     """Else the other test would have shown nothing."""
-    expected = [*(died_at(point) for point in Point), *(name_of(weather) for weather in WEATHER), DYNAMICS_KILLED]
+    expected = [*(point.death for point in Point), *(name_of(weather) for weather in WEATHER), DYNAMICS_KILLED]
     counts = result.diary.counts
     assert [name for name in expected if not counts[name]] == []
     assert len(result.history.changes) > 500

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from chaos.checker import NOTICE_SECONDS, Rule, check, overwritten, time_line
+from chaos.checker import NOTICE_SECONDS, Rule, check, late_writes, overwritten, time_line
 from chaos.history import Change, CircuitChange, Event, History, Look, Owed, Request, Write
 
 OPENED, PROBED, CLOSED = 20.0, 21.0, 21.5
@@ -90,6 +90,7 @@ def test_an_older_state_that_was_overwritten_again_is_counted_and_no_violation()
     writes = (*GOOD.writes, Write("a", 2.4, 1), Write("a", 9.0, 2))
     assert check(replace(GOOD, writes=writes)) == []
     assert overwritten(replace(GOOD, writes=writes)) == 1
+    assert (late_writes(GOOD), late_writes(replace(GOOD, writes=writes))) == (0, 2)
 
 
 @pytest.mark.parametrize("state", [77, -1])
