@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SPREAD := --numprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ demo: $(VENV)/.runtime  ## run the main job on this machine, with a Dynamics tha
 	$(BIN)/dynamics-sync demo
 
 test: $(VENV)/.dev  ## run the whole suite
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 simulate: $(VENV)/.dev  ## let a million histories with faults happen (SEEDS=…); show one (SEED=…); find bugs (BUGS=1)
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
@@ -42,7 +43,7 @@ types: $(VENV)/.dev  ## check types, strictly
 
 coverage: $(VENV)/.dev  ## run the suite and hold core, breaker and service to 95 % of branches
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest $(SPREAD) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='src/dynamics_sync/core/*,src/dynamics_sync/sync/breaker.py,src/dynamics_sync/sync/service.py' --fail-under=95
 
