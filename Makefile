@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SPREAD := --numprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench format lint types coverage lock clean
+.PHONY: help demo test simulate chaos bench format lint types coverage lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -16,7 +17,14 @@ demo: $(VENV)/.runtime  ## run the main job on this machine, with a Dynamics tha
 	$(BIN)/dynamics-sync demo
 
 test: $(VENV)/.dev  ## run the whole suite
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
+
+simulate: $(VENV)/.dev  ## let a million histories with faults happen (SEEDS=…); show one (SEED=…); find bugs (BUGS=1)
+	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(BUGS),--bugs)
+
+chaos: $(VENV)/.dev  ## kill, stop, cut off and crash all parts for ten minutes (DURATION=… WORKERS=… RECORDS=… SEED=…)
+	@PYTHONPATH=tests $(BIN)/python -m chaos
 
 bench: $(VENV)/.dev  ## measure, side by side with the physical limit
 	$(BIN)/python benchmarks/single.py
@@ -35,7 +43,7 @@ types: $(VENV)/.dev  ## check types, strictly
 
 coverage: $(VENV)/.dev  ## run the suite and hold core, breaker and service to 95 % of branches
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest $(SPREAD) $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --include='src/dynamics_sync/core/*,src/dynamics_sync/sync/breaker.py,src/dynamics_sync/sync/service.py' --fail-under=95
 

@@ -17,18 +17,21 @@ from dynamics_sync.core.mapping import Mapping, parse_mapping
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
+from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
-from dynamics_sync.postgres.connections import Pool, connect, make_pool, transaction
+from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
 from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.postgres.reconciliation import COUNT_OPEN
 from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
@@ -104,6 +107,10 @@ class Stores:
         """Records in the outbox."""
         return int(await self._value("select count(*) from dynamics_sync.outbox"))
 
+    async def differences(self) -> int:
+        """Records that reconciliation found to differ, and that were not repaired."""
+        return int(await self._value(COUNT_OPEN))
+
     async def is_sending(self) -> bool:
         """Whether any worker holds a record."""
         held = "select exists (select from dynamics_sync.outbox where lease_until > clock_timestamp())"
@@ -138,7 +145,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         DatabaseError: it cannot be reached, or its schema is another.
     """
     sets = migration_sets(settings)
-    async with await connect(database_url) as connection:
+    async with brief_connection(database_url) as connection:
         await check_schema(connection, sets)
     async with make_pool(database_url, POOL_SIZE) as pool:
         circuits = PostgresCircuitStore(pool, TARGET)
@@ -167,7 +174,7 @@ async def check_capture(mapping: Mapping, database_url: str) -> TypesOf:
     Raises:
         DatabaseError, MappingError: what is wrong, and what to do.
     """
-    async with await connect(database_url) as connection:
+    async with brief_connection(database_url) as connection:
         return await check_mapping(connection, mapping, TARGET)
 
 
@@ -176,6 +183,7 @@ class Engine:
     """A worker with all that it needs."""
 
     worker: Worker
+    reconciliation: Reconciliation
     stores: Stores
     gateway: DataverseGateway
     tokens: Tokens
@@ -195,7 +203,8 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
     clock = SystemClock()
     async with (
         open_stores(settings, database_url) as stores,
-        open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session,
+        # One connection more than requests that write: what reads must not wait for one after it was let pass.
+        open_session(ca_file, settings.request_timeout_seconds, settings.concurrency + 1) as session,
     ):
         types = await check_capture(mapping, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
@@ -204,7 +213,17 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
         )
         worker = _worker(settings, stores, gateway, records, StoppableClock(clock))
-        yield Engine(worker, stores, gateway, tokens, database_url)
+        reconciliation = make_reconciliation(
+            settings,
+            target=TARGET,
+            mapping=mapping,
+            reader=DataverseReader(url=url, session=session, tokens=tokens, clock=clock),
+            breaker=stores.breaker,
+            pool=stores.pool,
+            records=records,
+            clock=clock,
+        )
+        yield Engine(worker, reconciliation, stores, gateway, tokens, database_url)
 
 
 def _worker(
@@ -262,13 +281,16 @@ def _dynamics(settings: Settings) -> tuple[str, Credentials]:
 async def run_worker(engine: Engine) -> None:
     """Work until the worker is stopped or this is cancelled."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    listening = asyncio.create_task(listen(engine.database_url, engine.worker.wake))
+    beside = [asyncio.create_task(listen(engine.database_url, engine.worker.wake))]
+    if engine.reconciliation.schedule is not None:
+        beside.append(asyncio.create_task(engine.reconciliation.schedule.run()))
     try:
         await engine.worker.run()
     finally:
-        listening.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await listening
+        for task in beside:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:

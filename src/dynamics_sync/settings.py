@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     """How long the identity provider is left alone after it gave no token."""
     poll_seconds: Positive = 1.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 48
+    reconcile_hours: Annotated[float, Field(ge=0)] = 24.0
+    """How often a worker compares all tables with Dynamics; 0 for never."""
+    reconcile_repair: bool = False
+    """Whether what differs is then sent again."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     data_dir: Path = Path(".dynamics-sync")

@@ -11,7 +11,7 @@ import pytest
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres import embedded
 from dynamics_sync.postgres.binaries import wheel_binaries
-from dynamics_sync.postgres.connections import connect, make_pool, transaction
+from dynamics_sync.postgres.connections import brief_connection, connect, make_pool, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from support.commands import worker_process
@@ -137,3 +137,9 @@ async def test_where_one_connection_was_cut_the_next_to_ask_gets_one_that_works(
                 await connection.execute("select 1")
         async with transaction(pool) as connection:
             await connection.execute("select 1")
+
+
+async def test_a_connection_that_is_cut_while_a_program_starts_is_told_in_words_for_people(database: str) -> None:
+    with pytest.raises(DatabaseError, match="57P01"):
+        async with brief_connection(database) as connection:
+            await connection.execute("select pg_terminate_backend(pg_backend_pid())")

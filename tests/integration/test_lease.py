@@ -65,6 +65,26 @@ async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leave
         assert gateway.sent == [operation]
 
 
+async def test_a_record_that_its_worker_claimed_again_leaves_only_under_the_new_lease(database: str) -> None:
+    """A worker that stood still finds in its hands what it then claims once more."""
+    clock, gateway = FakeClock(), ScriptedGateway()
+    async with await connect(database) as user, make_pool(database, 2) as pool:
+        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
+        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
+        await change(user, "a")
+        first = await claim_one(outbox)
+        leases.begin(first, clock.monotonic())
+        await clock.sleep(LEASE_SECONDS + 1)
+        await user.execute("update dynamics_sync.outbox set lease_until = clock_timestamp() - interval '1 s'")
+        second = await claim_one(outbox)
+        leases.begin(second, clock.monotonic())
+        with pytest.raises(LeaseLostError):
+            await send(leases, first)
+        leases.end(first)
+        assert await send(leases, second) == Accepted()
+        assert gateway.sent == [second]
+
+
 async def test_nothing_leaves_where_getting_ready_took_so_long_that_the_lease_could_end_first(database: str) -> None:
     clock, gateway = FakeClock(), ScriptedGateway()
     async with await connect(database) as user, make_pool(database, 2) as pool:

@@ -5,6 +5,7 @@ that happens follows from the order in which callbacks were scheduled, so one se
 """
 
 import asyncio
+import warnings
 from asyncio.events import Handle, TimerHandle, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -101,12 +102,14 @@ class SimulationLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """Clear away what killed processes have left. Its `finally` blocks run now, and can do no harm any more."""
-        for task in self._tasks:
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with suppress(RuntimeError):  # it would have liked to await something
-                    task.get_coro().close()  # type: ignore[union-attr]
-        self._tasks.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of what they would have liked to await
+            for task in self._tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    with suppress(RuntimeError):
+                        task.get_coro().close()  # type: ignore[union-attr]
+            self._tasks.clear()
 
     def continue_process(self, process: Process) -> None:
         self._ready.extend(process.go_on())

@@ -3,6 +3,7 @@
 A plan is data. Shrinking a failing history means leaving actions out of its plan.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
@@ -78,25 +79,12 @@ TROUBLES: tuple[tuple[Kind, Mood | None], ...] = (
     *((Kind.FORCE_CLOSED, None), (Kind.REPLAY, None), (Kind.REPLAY, None), (Kind.DISCARD, None)),
 )
 
-MEETINGS: tuple[tuple[tuple[Kind, Mood | None], ...], ...] = (
-    ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE)),
-    ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN)),
-    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN)),
-    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None)),
-    ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN)),
-    ((Kind.DATABASE, Mood.SLOW), (Kind.FORCE_OPEN, None)),
-    ((Kind.DATABASE, Mood.SLOW_INSERTS), (Kind.DYNAMICS, Mood.REFUSES)),
-    ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE)),
-    ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.DOWN)),
-    ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.LATE)),
-)
-"""Kinds of trouble that are worse together."""
-
 
 class Point(StrEnum):
     """Moments in a worker's work at which something can happen to it."""
 
     CLAIM = "claim"
+    READ_ROWS = "read rows"
     READ_CIRCUIT = "read circuit"
     SET_CIRCUIT = "set circuit"
     REQUEST = "request"
@@ -105,6 +93,22 @@ class Point(StrEnum):
     SETTLE = "settle"
     RELEASE = "release"
     QUEUE_INSERT = "queue insert"
+
+
+MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[Point | None, ...]], ...] = (
+    ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
+    ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PROBE, Point.SET_CIRCUIT)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.READ_CIRCUIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
+    ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
+    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.READ_ROWS)),
+    ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN), (None,)),
+    ((Kind.DATABASE, Mood.SLOW_INSERTS), (Kind.DYNAMICS, Mood.REFUSES), (None,)),
+    ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE), (None,)),
+    ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.DOWN), (Point.PROBE, Point.REQUEST, Point.READ_CIRCUIT)),
+    ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
+)
+"""Two kinds of trouble that are worse together, and where the first one strikes; the second just lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ class Action:
     share: float = 1.0
     commits: bool = True
     point: Point | None = None
-    """It happens when the worker gets there for the first time after `at`, rather than at `at`."""
+    """It happens when the worker gets there after `at`, rather than at `at`; not before it got there `passes` times."""
+    passes: int = 0
 
     def __str__(self) -> str:
         said = [f"{self.at:7.3f}  {self.kind}"]
@@ -132,7 +137,7 @@ class Action:
         if self.kind in (Kind.CRASH, Kind.PAUSE, Kind.CANCEL, Kind.SHUT_DOWN, Kind.CLOCK) or self.mood is Mood.CUT_OFF:
             said.append(f"worker {self.worker}")
         if self.point is not None:
-            said.append(f"at the next {self.point} of worker {self.worker}")
+            said.append(f"at {self.point} number {self.passes + 1} of worker {self.worker}")
         if self.seconds:
             said.append(f"{self.seconds:.1f} s")
         return " ".join(said)
@@ -187,21 +192,21 @@ def plan_for(seed: int) -> Plan:
 
 def _troubles(random: Random, changes: list[Action], keys: list[str], workers: int) -> list[Action]:
     """A few kinds of trouble that meet again and again find more than one of each."""
-    if random.random() < 0.4:
-        meeting = random.choice(MEETINGS)
-        kinds = [*meeting, *random.choices(meeting, k=random.choice((0, 0, 1, 2)))]
-        points: tuple[Point | None, ...] = (None, Point.READ_CIRCUIT, Point.READ_CIRCUIT, Point.REQUEST, Point.PROBE)
-    else:
-        some = random.sample(TROUBLES, random.choice((1, 2, 2, 3, 4)))
-        kinds = random.choices(some, k=random.choice((0, 1, 2, 2, 3, 4, 5)))
-        points = (*(None for _ in Point), *Point)
     moments = [random.choice(changes).at, *(_moment(random) for _ in range(random.choice((0, 1, 2))))]
-    troubles = []
-    for kind, mood in kinds:
+
+    def strike(kind: Kind, mood: Mood | None, points: Sequence[Point | None]) -> Action:
         at = max(random.choice(moments) + random.choice((0.0, 0.0, 0.1, 1.0, 4.0)) * random.uniform(-1, 1), 0.0)
         trouble = _trouble(random, at, kind, mood, keys, random.randrange(workers))
-        troubles.append(replace(trouble, point=random.choice(points)))
-    return troubles
+        return replace(trouble, point=random.choice(points), passes=random.choice((0, 0, 0, 1, 2, 4)))
+
+    if random.random() < 0.4:
+        first, second, points = random.choice(MEETINGS)
+        return [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))] + [
+            strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))
+        ]
+    some = random.sample(TROUBLES, random.choice((1, 2, 2, 3, 4)))
+    kinds = random.choices(some, k=random.choice((0, 1, 2, 2, 3, 4, 5)))
+    return [strike(kind, mood, (*(None for _ in Point), *Point)) for kind, mood in kinds]
 
 
 def _moment(random: Random) -> float:
@@ -233,7 +238,7 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
         case Kind.CRASH | Kind.CANCEL | Kind.SHUT_DOWN:
             return Action(at, kind, worker=worker, seconds=random.uniform(0.05, 4))
         case Kind.PAUSE:
-            seconds = random.choice((0.3, 1.0, 4.0, 8.0)) * random.uniform(0.7, 1.3)
+            seconds = random.choice((0.3, 1.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))

@@ -6,13 +6,21 @@ with whatever lies between a worker and its database as a `Wire`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 from dynamics_sync.core.circuit import Circuit
-from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, QueueStatus, SyncOperation
+from dynamics_sync.core.operation import (
+    WAITING_STATUSES,
+    Applied,
+    FailedAttempt,
+    OperationType,
+    QueueStatus,
+    SyncOperation,
+)
 from dynamics_sync.sync.ports import CircuitReading, Claim, Failure
 
 T = TypeVar("T")
@@ -22,7 +30,6 @@ TABLE = "public.things"
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 LOCKED_WAITS_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-WAITING = (QueueStatus.PENDING_MANUAL_REPLAY, QueueStatus.REQUIRES_INVESTIGATION)
 
 
 @dataclass(slots=True)
@@ -178,16 +185,24 @@ class Database:
 
     def replay(self, entry_id: str) -> bool:
         entry = self.queue.get(entry_id)
-        if entry is None or entry.status not in WAITING:
+        if entry is None or entry.status not in WAITING_STATUSES:
             return False
         self.mark_dirty(entry.key, entry.failure.operation.operation_type)
         self.outbox[entry.key].attempts = 0
         entry.status = QueueStatus.REPLAYING
         return True
 
+    def replaying(self) -> int:
+        return sum(entry.status is QueueStatus.REPLAYING for entry in self.open_entries.values())
+
+    def is_sending(self) -> bool:
+        """Whether any worker holds a record."""
+        now = self.clock()
+        return any(row.lease_owner is not None and row.lease_until > now for row in self.outbox.values())
+
     def discard(self, entry_id: str) -> bool:
         entry = self.queue.get(entry_id)
-        if entry is None or entry.status not in WAITING:
+        if entry is None or entry.status not in WAITING_STATUSES:
             return False
         self._close(entry, QueueStatus.DISCARDED)
         return True
@@ -197,7 +212,7 @@ class Database:
         for key in [key for key, until in self.unanswered.items() if until <= now and key not in self.locked]:
             del self.unanswered[key]
             entry = self.open_entries.get(key)
-            if entry is None or entry.status not in WAITING:
+            if entry is None or entry.status not in WAITING_STATUSES:
                 self.mark_dirty(key)
 
     def load_circuit(self) -> CircuitReading:
@@ -322,9 +337,20 @@ class ModelRetryQueue:
         entry_id = self._names()
         return await self._wire("queue insert", None, lambda: self._database.add(failure, entry_id))
 
-    async def replay(self, entry_id: str) -> bool:
-        key = self._database.queue[entry_id].key
-        return await self._wire("replay", key, lambda: self._database.replay(entry_id))
+    async def replay(self, ids: Sequence[UUID], actor: str) -> list[UUID]:
+        replayed = []
+        for entry_id in ids:
+            key = self._database.queue[str(entry_id)].key
+            if await self._wire("replay", key, lambda entry_id=entry_id: self._database.replay(str(entry_id))):  # type: ignore[misc]
+                replayed.append(entry_id)
+        return replayed
+
+    async def standing(self, ids: Collection[UUID]) -> Mapping[UUID, QueueStatus]:
+        queue = self._database.queue
+        return await self._wire("look at entries", None, lambda: {each: queue[str(each)].status for each in ids})
+
+    async def replaying(self) -> int:
+        return await self._wire("count replays", None, self._database.replaying)
 
     async def discard(self, entry_id: str) -> bool:
         return await self._wire("discard", None, lambda: self._database.discard(entry_id))

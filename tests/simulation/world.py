@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import structlog
 
 from dynamics_sync.core.circuit import Circuit, CircuitSettings, CircuitState
 from dynamics_sync.core.errors import DatabaseError
-from dynamics_sync.core.operation import SyncOperation
+from dynamics_sync.core.operation import WAITING_STATUSES, SyncOperation
 from dynamics_sync.core.outcome import (
     Answer,
     NothingToSend,
@@ -28,6 +29,7 @@ from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
 from dynamics_sync.sync.ports import Request
+from dynamics_sync.sync.replay import Replay, ReplaySettings
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from simulation.dynamics_model import DynamicsModel, Fault
@@ -41,11 +43,12 @@ TRUST_SECONDS = 0.1
 POLICY = RetryPolicy(max_retries=3, base_delay_ms=1000)
 POLL_SECONDS = 4.0
 SHUTDOWN_SECONDS = 3.0
+REPLAY = ReplaySettings(window=2, look_seconds=0.5, patience_seconds=4.0, blocked_patience_seconds=8.0)
 LATE_SECONDS = 12.0
 """An unanswered request takes effect no later than so long after it left."""
 END = 200.0
 """By then everything must have arrived."""
-ROWS_AHEAD_SECONDS = 1.0
+ROWS_AHEAD_SECONDS = 0.3
 NEWS_SECONDS = 0.6
 """By then every worker that reaches the database knows what another one heard."""
 
@@ -96,6 +99,8 @@ class World:
     dynamics_moods: list[Action] = field(default_factory=list)
     database_moods: list[Action] = field(default_factory=list)
     workers: list["SimulatedWorker"] = field(default_factory=list)
+    operators: list[Process] = field(default_factory=list)
+    """Commands that are running."""
     violations: list[str] = field(default_factory=list)
     waiting_for_locks: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
     requests: int = 0
@@ -149,6 +154,7 @@ class World:
             and not self.database.outbox
             and not self.database.unanswered
             and not self.late_writes
+            and not self.operators
         )
 
     def violate(self, what: str) -> None:
@@ -162,9 +168,9 @@ class World:
             self.tell(self.loop.time(), who, what)
 
     def name(self) -> str:
-        """A new one each time, the same in each run of a seed."""
+        """A new id each time, the same in each run of a seed."""
         self._names += 1
-        return f"id{self._names}"
+        return str(UUID(int=self._names))
 
     # --- what must always hold ---------------------------------------------------------------------------------------
 
@@ -260,8 +266,10 @@ class World:
             case Kind.DATABASE:
                 self.database_moods.append(action)
                 self.loop.call_later(action.seconds, self.database_moods.remove, action, context=WORLD)
-            case Kind.REPLAY | Kind.DISCARD:
-                self._work_through_queue(action)
+            case Kind.REPLAY:
+                self._replay()
+            case Kind.DISCARD:
+                self._discard(action.key)
             case Kind.FORCE_OPEN | Kind.FORCE_CLOSED:
                 breaker = DynamicsCircuitBreaker(
                     CIRCUIT, ModelCircuitStore(self.database, direct), SimulatedClock(self)
@@ -295,16 +303,19 @@ class World:
             else:
                 self.waiting_for_locks.append((key, go_on))
 
-    def _work_through_queue(self, action: Action) -> None:
-        for entry in list(self.database.open_entries.values()):
-            if entry.key in self.database.locked:
-                continue
-            if action.kind is Kind.REPLAY and self.database.replay(entry.id):
-                self.note("operator", f"replays {entry.key}")
-                self._notify()
-            elif action.kind is Kind.DISCARD and entry.key == action.key and self.database.discard(entry.id):
-                self.note("operator", f"discards {entry.key}")
-                self.settled_by_person.add(entry.key)
+    def _replay(self) -> None:
+        """`queue replay --all`, a process of its own."""
+        ids = [UUID(entry.id) for entry in self.database.open_entries.values() if entry.status in WAITING_STATUSES]
+        if ids:
+            operator = Machine(self, "operator")
+            self.operators.append(operator.process)
+            self.loop.start(operator.process, operator.replay(ids))
+
+    def _discard(self, key: str) -> None:
+        entry = self.database.open_entries.get(key)
+        if entry is not None and self.database.discard(entry.id):
+            self.note("operator", f"discards {key}")
+            self.settled_by_person.add(key)
         self.check()
 
     def _notify(self) -> None:
@@ -319,32 +330,31 @@ class World:
             worker.ambushes.clear()
             worker.repair()
         if self.plan.seed % 2:
-            self._work_through_queue(Action(END_OF_TROUBLE, Kind.REPLAY))
+            self._replay()
 
     # --- the way to the database -------------------------------------------------------------------------------------
 
     def to_database(
-        self, worker: "SimulatedWorker", name: str, key: str | None, transaction: Callable[[], Any]
+        self, machine: "Machine", name: str, key: str | None, transaction: Callable[[], Any]
     ) -> "asyncio.Future[Any]":
         """Send a transaction there. Its result comes back, unless something happens."""
         random, loop = self.random, self.loop
         answer = loop.create_future()
-        worker.reach(name)
-        mood = self._database_mood(worker, name)
+        mood = self._database_mood(machine, name)
         there, back = random.random() * 0.008, random.random() * 0.008
         if random.random() < 0.02:
             there *= 40
         match mood:
             case Mood.DOWN | Mood.RESETS | Mood.CUT_OFF:
                 seconds = 3.0 if mood is Mood.CUT_OFF else there
-                loop.call_later(seconds, self._fail, answer, worker, name, context=WORLD)
+                loop.call_later(seconds, self._fail, answer, machine, name, context=WORLD)
                 return answer
             case Mood.SLOW:
                 there, back = random.random() * 0.8, random.random() * 0.8
             case Mood.SLOW_INSERTS:
                 there = 0.3 + random.random()
                 if random.random() < 0.5:  # the server's own time-out
-                    loop.call_later(min(there, 0.45), self._fail, answer, worker, name, context=WORLD)
+                    loop.call_later(min(there, 0.45), self._fail, answer, machine, name, context=WORLD)
                     return answer
 
         def arrive() -> None:
@@ -355,39 +365,39 @@ class World:
                 return
             before = self.database.circuit
             result = transaction()
-            self._note_circuit(before, worker)
-            self.note(worker.name, f"database: {name}")
+            self._note_circuit(before, machine)
+            self.note(machine.name, f"database: {name}")
             self.check()
-            worker.reach(name)
+            machine.reach(name)
             if mood is Mood.LOSES_ANSWERS:
-                loop.call_later(back, self._fail, answer, worker, name, context=WORLD)
+                loop.call_later(back, self._fail, answer, machine, name, context=WORLD)
             else:
                 loop.call_later(back, _give, answer, result, context=WORLD)
 
         loop.call_later(there, arrive, context=WORLD)
         return answer
 
-    def _fail(self, answer: "asyncio.Future[Any]", worker: "SimulatedWorker", name: str) -> None:
+    def _fail(self, answer: "asyncio.Future[Any]", machine: "Machine", name: str) -> None:
         if not answer.done():
-            self.note(worker.name, f"database: {name} FAILED")
+            self.note(machine.name, f"database: {name} FAILED")
             answer.set_exception(DatabaseError("simulated"))
 
-    def _note_circuit(self, before: Circuit, worker: "SimulatedWorker") -> None:
+    def _note_circuit(self, before: Circuit, machine: "Machine") -> None:
         circuit = self.database.circuit
         if circuit is before:
             return
         self.check_circuit(before, circuit)
         if circuit.generation != before.generation:
-            self.note(worker.name, f"circuit: {circuit.state}, {circuit.failure_count} failures")
+            self.note(machine.name, f"circuit: {circuit.state}, {circuit.failure_count} failures")
             self.changed_at = self.loop.time()
             self.failed_at.clear()
             if circuit.state is CircuitState.HALF_OPEN:
                 self.has_probe_succeeded = False
             self._notify()
 
-    def _database_mood(self, worker: "SimulatedWorker", name: str) -> Mood | None:
+    def _database_mood(self, machine: "Machine", name: str) -> Mood | None:
         for action in self.database_moods:
-            if action.mood is Mood.CUT_OFF and action.worker != worker.number:
+            if action.mood is Mood.CUT_OFF and action.worker != machine.number:
                 continue
             if action.mood is Mood.SLOW_INSERTS and name != "queue insert":
                 continue
@@ -523,15 +533,55 @@ class SimulatedClock:
         await asyncio.sleep(seconds)
 
 
-class SimulatedWorker:
+class Machine:
+    """A machine that reaches the database, with one process on it."""
+
+    number: int | None = None
+    """Of a worker."""
+
+    def __init__(self, world: World, name: str, skew: float = 0.0) -> None:
+        self.world = world
+        self.name = name
+        self.clock = SimulatedClock(world, skew)
+        self.process = Process(name)
+
+    def reach(self, point: str) -> None:
+        """It gets there, or what it sent does."""
+
+    async def wire(self, name: str, key: str | None, transaction: Callable[[], Any]) -> Any:
+        return await self.world.to_database(self, name, key, transaction)
+
+    async def replay(self, ids: Sequence[UUID]) -> None:
+        """What the command does; a lost database ends it, and the rest stays open."""
+        world = self.world
+        circuits = ModelCircuitStore(world.database, self.wire)
+        replay = Replay(
+            queue=ModelRetryQueue(world.database, self.wire, world.name),
+            breaker=DynamicsCircuitBreaker(world.circuit_settings, circuits, self.clock),
+            is_sending=self._is_sending,
+            clock=self.clock,
+            settings=REPLAY,
+        )
+        try:
+            report = await replay.run(ids, self.name)
+            world.note(self.name, f"replayed {report.progress.arrived} of {len(ids)}: {report.end}")
+        except DatabaseError:
+            world.note(self.name, "the replay ends: the database is lost")
+        finally:
+            world.operators.remove(self.process)
+
+    async def _is_sending(self) -> bool:
+        return bool(await self.wire("look at leases", None, self.world.database.is_sending))
+
+
+class SimulatedWorker(Machine):
     """A machine on which one worker runs, process after process."""
 
+    number: int
+
     def __init__(self, world: World, number: int) -> None:
-        self.world = world
+        super().__init__(world, f"worker {number}", world.plan.skews[number])
         self.number = number
-        self.name = f"worker {number}"
-        self.clock = SimulatedClock(world, world.plan.skews[number])
-        self.process = Process(self.name)
         self.ambushes: list[Action] = []
         """What happens to it when it gets to some point."""
         self._worker: Worker | None = None
@@ -542,7 +592,7 @@ class SimulatedWorker:
         world = self.world
         self.process = Process(self.name)
         clock = StoppableClock(self.clock)
-        wire = self._wire
+        wire = self.wire
         outbox = ModelOutbox(world.database, wire, world.name, TIMES.lease_seconds)
         gateway = ModelGateway(self)
         leases = LeasedGateway(gateway, outbox, clock, TIMES)
@@ -573,9 +623,6 @@ class SimulatedWorker:
         except Exception as error:
             self.world.violate(f"{self.name} died of {error!r}")
 
-    async def _wire(self, name: str, key: str | None, transaction: Callable[[], Any]) -> Any:
-        return await self.world.to_database(self, name, key, transaction)
-
     def wake(self) -> None:
         """A notification arrives."""
         worker, process = self._worker, self.process
@@ -587,7 +634,10 @@ class SimulatedWorker:
         for action in self.ambushes:
             if action.point == point:
                 self.ambushes.remove(action)
-                self.world.loop.call_soon(self.world.act, replace(action, point=None), context=WORLD)
+                if action.passes:
+                    self.ambushes.append(replace(action, passes=action.passes - 1))
+                else:
+                    self.world.loop.call_soon(self.world.act, replace(action, point=None), context=WORLD)
                 return
 
     def suffer(self, action: Action) -> None:

@@ -1,11 +1,12 @@
 """Lists: selection, filters, order, paging, counts, change tracking (Microsoft: "Query data using the Web API")."""
 
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
-from .wire import ROOT, Answer, Client
+from .wire import ACCOUNTS, CONTACTS, ROOT, Answer, Client, StartClient
 
 IDS = [f"00000000-0000-0000-0000-00000000000{n}" for n in range(1, 6)]
 
@@ -184,5 +185,82 @@ async def test_change_tracking_refuses_options(five: Client, option: str) -> Non
     assert re.match(r"The \$\w+ query parameter", answer.message)
 
 
-async def test_a_delta_token_that_is_not_valid(five: Client) -> None:
-    assert (await five("GET", "accounts?$deltatoken=x")).status == 400
+@pytest.mark.parametrize(
+    "query", ["$deltatoken=x", "$deltatoken=99999999", "$deltatoken=1&$skiptoken=2", "$skiptoken=x"]
+)
+async def test_a_delta_token_that_is_not_valid(five: Client, query: str) -> None:
+    assert (await five("GET", f"accounts?{query}", Prefer="odata.track-changes")).status == 400
+
+
+async def pages(client: Client, path: str, prefer: str) -> tuple[list[list[str]], str]:
+    """The ids on each page, and the path that the last one gives for the next time."""
+    ids = []
+    while True:
+        document = (await client("GET", path, Prefer=prefer)).document
+        ids.append([row.get("accountid") or row["id"] for row in document["value"]])
+        if "@odata.deltaLink" in document:
+            return ids, document["@odata.deltaLink"].partition("v9.2/")[2]
+        path = document["@odata.nextLink"].partition("v9.2/")[2]
+
+
+async def test_changes_come_in_pages_too(five: Client) -> None:
+    prefer = "odata.track-changes,odata.maxpagesize=2"
+    first, link = await pages(five, "accounts?$select=name", prefer)
+    assert first == [IDS[:2], IDS[2:4], IDS[4:]]
+    for record_id in IDS[:3]:
+        await five("PATCH", f"accounts({record_id})", {"name": "Other"})
+    await five("DELETE", f"accounts({IDS[4]})")
+    second, link = await pages(five, link, "odata.maxpagesize=3")
+    assert second == [IDS[:3], IDS[4:]]
+    assert await pages(five, link, "odata.maxpagesize=3") == ([[]], link)
+
+
+async def test_what_changes_between_two_pages_belongs_to_the_next_time_and_displaces_nothing(five: Client) -> None:
+    prefer = "odata.track-changes,odata.maxpagesize=2"
+    document = (await five("GET", "accounts?$select=name", Prefer=prefer)).document
+    await five("PATCH", f"accounts({IDS[0]})", {"name": "Other"})
+    await five("DELETE", f"accounts({IDS[2]})")
+    rest, link = await pages(five, document["@odata.nextLink"].partition("v9.2/")[2], prefer)
+    assert rest == [IDS[3:]]
+    assert (await pages(five, link, "odata.maxpagesize=9"))[0] == [[IDS[0], IDS[2]]]
+
+
+async def test_a_table_without_change_tracking(start: StartClient) -> None:
+    client = await start(tables=(replace(ACCOUNTS, change_tracking=False), CONTACTS))
+    assert (await client("GET", "accounts", Prefer="odata.track-changes")).status == 400
+    definitions = (await client("GET", "EntityDefinitions?$filter=ChangeTrackingEnabled eq true")).document["value"]
+    assert [one["LogicalName"] for one in definitions] == ["contact"]
+
+
+async def test_a_list_of_values(five: Client) -> None:
+    """Microsoft: "Filter rows using OData", on single quotes: the values stand in double quotes."""
+    filtered = "accounts?$filter=Microsoft.Dynamics.CRM.In(PropertyName=@p1,PropertyValues=@p2)"
+    assert numbers(await five("GET", f'{filtered}&@p1=\'accountnumber\'&@p2=["a1","A5","O\'Brien"]')) == [1, 5]
+    assert (await five("GET", f"{filtered}&@p1='nothing'&@p2=[]")).status == 400
+    assert (await five("GET", f"{filtered}&@p1='accountnumber'&@p2=['O'Brien']")).status == 400
+    assert (await five("GET", f"{filtered}&@p1='accountnumber'")).status == 400
+
+
+async def test_the_navigation_property_of_a_lookup(client: Client) -> None:
+    found = await client(
+        "GET",
+        "EntityDefinitions(LogicalName='account')/ManyToOneRelationships"
+        "?$select=ReferencingAttribute,ReferencingEntityNavigationPropertyName",
+    )
+    (relationship,) = found.document["value"]
+    assert relationship["ReferencingAttribute"] == "primarycontactid"
+    assert relationship["ReferencingEntityNavigationPropertyName"] == "PrimaryContact"
+
+
+async def test_a_backup_takes_everything_back_row_versions_too(five: Client) -> None:
+    assert (await five.control("POST", "restore")).status == 400
+    await five.control("POST", "backup")
+    before = (await five("GET", f"accounts({IDS[0]})")).document
+    for name in ("one", "two"):
+        await five("PATCH", f"accounts({IDS[0]})", {"name": name, "accountnumber": name})
+        await five("DELETE", f"accounts({IDS[1]})")
+        await five.control("POST", "restore")
+        assert (await five("GET", f"accounts({IDS[0]})")).document == before
+        assert (await five("GET", "accounts(accountnumber='A1')")).status == 200
+        assert (await five("GET", f"accounts(accountnumber='{name}')")).status == 404
+        assert numbers(await five("GET", "accounts?$orderby=numberofemployees")) == [1, 2, 3, 4, 5]

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -109,10 +109,13 @@ async def stage(
     working: bool = True,
     simulated: Mapping[str, Any] | None = None,
     mapping: Path | None = None,
+    change_tracking: bool = True,
     **overrides: object,
 ) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself."""
-    config = SimulatorConfig(sandbox.simulator_tables(app.read_mapping(mapping)), **(simulated or {}))
+    tables = sandbox.simulator_tables(app.read_mapping(mapping))
+    tables = tuple(replace(table, change_tracking=change_tracking) for table in tables)
+    config = SimulatorConfig(tables, **(simulated or {}))
     async with (
         Simulator(config) as simulator,
         aiohttp.ClientSession(connector=trusting(simulator.ca_file)) as http,

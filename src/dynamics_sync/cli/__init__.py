@@ -8,6 +8,7 @@ import typer
 from dynamics_sync.cli.circuit import circuit_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
+from dynamics_sync.cli.reconcile import reconcile
 from dynamics_sync.cli.service import migrate, run
 from dynamics_sync.cli.signals import interrupt_on_sigterm
 from dynamics_sync.cli.simulator import demo, simulator
@@ -21,7 +22,7 @@ commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (migrate, run, simulator, demo, status):
+for command in (migrate, run, simulator, demo, status, reconcile):
     commands.command()(command)
 commands.add_typer(queue_commands, name="queue")
 commands.add_typer(circuit_commands, name="circuit")

@@ -18,6 +18,7 @@ def status(as_json: AsJson = False) -> None:
         incident = await stores.incidents.current()
         return {
             "waiting": await stores.waiting(),
+            "differences": await stores.differences(),
             "queue": await stores.queue.counts(),
             "circuit": circuit_document(await stores.breaker.status()),
             "incident": incident.id if incident else None,
@@ -32,6 +33,8 @@ def status(as_json: AsJson = False) -> None:
     for name in QueueStatus:
         if found["queue"].get(name):
             table.add_row(f"queue: {name}", str(found["queue"][name]))
+    if found["differences"]:
+        table.add_row("found to differ, not repaired", str(found["differences"]))
     incident = f", incident {found['incident']}" if found["incident"] else ""
     table.add_row("circuit", coloured(found["circuit"]["state"]) + incident)
     console.print(table)

@@ -77,6 +77,16 @@ async def connect(database_url: str, **options: Any) -> Connection:
 
 
 @asynccontextmanager
+async def brief_connection(database_url: str) -> AsyncIterator[Connection]:
+    """A connection for a few statements. psycopg's errors leave it as DatabaseError, without a word of the row."""
+    try:
+        async with await connect(database_url) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise translated(error) from None
+
+
+@asynccontextmanager
 async def transaction(pool: Pool) -> AsyncIterator[Connection]:
     """A connection in a transaction. psycopg's errors leave it as DatabaseError, without a word of the row."""
     try:

@@ -1,5 +1,6 @@
 """The present state of records: many in one query where many are asked for at once."""
 
+import re
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.catalogue import POINTS_IN_TIME, TypesOf
@@ -50,6 +52,11 @@ class PostgresRecords:
     def __init__(self, pool: Pool, mapping: Mapping, types: TypesOf, clock: Clock) -> None:
         self._pool = pool
         self._queries = {table.source: _query(table, types[table.source]) for table in mapping.tables}
+        self._queries_of_any = {
+            table.source: _query(table, types[table.source], any_text=True) for table in mapping.tables
+        }
+        self._next_keys = {table.source: _next_keys(table, types[table.source]) for table in mapping.tables}
+        self._key_types = {table.source: types[table.source][table.key] for table in mapping.tables}
         self._read_many = Coalescer(self._read_batch)
         self._clock = clock
         self._ahead: dict[tuple[int, int], _Reading] = {}
@@ -84,22 +91,56 @@ class PostgresRecords:
         }
         self._ahead |= {_claimed(operation): _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
 
+    async def read_many(self, source_table: str, keys: Sequence[str]) -> MappingOf[str, Row | UnsendableError]:
+        """The rows that are there, by key. Keys may be any texts, also such as the key's column cannot hold.
+
+        Raises:
+            DatabaseError: no table can be read for now.
+        """
+        possible = [key for key in keys if is_possible(key, self._key_types[source_table])]
+        return await self._read_table(self._queries_of_any[source_table], source_table, possible) if possible else {}
+
+    async def next_keys(self, source_table: str, after: str | None, limit: int) -> list[str]:
+        """The next keys of a table, in the order of the key's own type.
+
+        Raises:
+            MappingError: the table cannot be read.
+            DatabaseError: no table can be read for now.
+        """
+        try:
+            async with self._pool.connection() as connection:
+                async with connection.pipeline():
+                    await connection.execute(AS_READER)
+                    cursor = await connection.execute(
+                        self._next_keys[source_table], {"after": after, "limit": limit, "all": after is None}
+                    )
+                return [str(key) for (key,) in await cursor.fetchall()]
+        except psycopg.ProgrammingError:
+            raise MappingError(
+                f"Table {source_table} cannot be read: it or a column is gone, or service_role may not read it. "
+                "`dynamics-sync run` names what is wrong when it starts."
+            ) from None
+        except psycopg.Error as error:
+            raise translated(error) from None
+
     async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | UnsendableError | None]:
         rows: dict[tuple[str, str], Row | UnsendableError] = {}
         for source in {operation.source_table for operation in operations}:
             keys = [operation.record_key for operation in operations if operation.source_table == source]
-            for key, row in (await self._read_table(source, keys)).items():
+            for key, row in (await self._read_table(self._queries[source], source, keys)).items():
                 rows[source, key] = row
         return [rows.get((operation.source_table, operation.record_key)) for operation in operations]
 
-    async def _read_table(self, source: str, keys: Sequence[str]) -> MappingOf[str, Row | UnsendableError]:
+    async def _read_table(
+        self, query: sql.Composed, source: str, keys: Sequence[str]
+    ) -> MappingOf[str, Row | UnsendableError]:
         try:
-            return await self._select(self._queries[source], keys)
+            return await self._select(query, keys)
         except psycopg.DataError:
             # One record, by its key or a value that has no form in Python, must not keep the others from being read.
             if len(keys) == 1:
                 return {keys[0]: UnsendableError("database.unreadable_value", source)}
-            single = [await self._read_table(source, [key]) for key in keys]
+            single = [await self._read_table(query, source, [key]) for key in keys]
             return {key: row for rows in single for key, row in rows.items()}
         except psycopg.ProgrammingError:
             return {key: UnsendableError("database.unreadable", source) for key in keys}
@@ -120,11 +161,44 @@ def _claimed(operation: SyncOperation) -> tuple[int, int]:
     return operation.outbox_id, operation.version
 
 
-def _query(table: TableMapping, types: MappingOf[str, str]) -> sql.Composed:
-    return sql.SQL("select {key}::text as {alias}, {columns} from {table} where {key} = any(%s::{type}[])").format(
+def is_possible(key: str, type_name: str) -> bool:
+    """Whether a key column of that type can hold the text; the others need not be asked for."""
+    if type_name in _INTEGER_BYTES:
+        bound = 2 ** (8 * _INTEGER_BYTES[type_name] - 1)
+        return re.fullmatch(r"-?[0-9]{1,19}", key) is not None and -bound <= int(key) < bound
+    if type_name in _FORMS:
+        return re.fullmatch(_FORMS[type_name], key) is not None
+    return "\0" not in key and not any("\ud800" <= character <= "\udfff" for character in key)
+
+
+_INTEGER_BYTES = {"smallint": 2, "integer": 4, "bigint": 8}
+_FORMS = {
+    "uuid": r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}",
+    "numeric": r"-?[0-9]+(\.[0-9]+)?|NaN|-?Infinity",
+}
+
+
+def _query(table: TableMapping, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
+    """The rows with some keys. With `any_text` also a text that is no label of the key's enumeration is no error."""
+    key_type = types[table.key]
+    wanted = "{key} = any(%s::{type}[])"
+    if any_text and key_type not in (*_INTEGER_BYTES, *_FORMS, "text", "character varying"):
+        wanted = "{key}::text = any(%s::text[])"
+    return sql.SQL("select {key}::text as {alias}, {columns} from {table} where " + wanted).format(
         key=sql.Identifier(table.key),
         alias=sql.Identifier(KEY),
         columns=sql.SQL(", ").join(_expression(column, types[column]) for column in table.columns),
+        table=sql.Identifier(*table.source.split(".")),
+        type=sql.SQL(key_type),  # from the catalogue's own format_type
+    )
+
+
+def _next_keys(table: TableMapping, types: MappingOf[str, str]) -> sql.Composed:
+    statement = (
+        "select {key}::text from {table} where %(all)s or {key} > %(after)s::{type} order by {key} limit %(limit)s"
+    )
+    return sql.SQL(statement).format(
+        key=sql.Identifier(table.key),
         table=sql.Identifier(*table.source.split(".")),
         type=sql.SQL(types[table.key]),  # from the catalogue's own format_type
     )

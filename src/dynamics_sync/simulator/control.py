@@ -13,7 +13,7 @@ from aiohttp import web
 from dynamics_sync.simulator.errors import DataverseError
 from dynamics_sync.simulator.faults import Faults
 from dynamics_sync.simulator.request_log import LoggedRequests
-from dynamics_sync.simulator.store import Record, Store
+from dynamics_sync.simulator.store import Backup, Record, Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.tokens import IdentityProvider
 
@@ -28,6 +28,7 @@ class Control:
         self._faults = faults
         self._identities = identities
         self._log = log
+        self._backup: Backup | None = None
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "faults"): self._add_fault,
             ("GET", "faults"): self._show_faults,
@@ -36,6 +37,8 @@ class Control:
             ("DELETE", "requests"): self._forget_requests,
             ("GET", "records"): self._show_records,
             ("POST", "credentials"): self._change_credentials,
+            ("POST", "backup"): self._back_up,
+            ("POST", "restore"): self._restore,
         }
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -74,6 +77,17 @@ class Control:
         except DataverseError:
             return _problem(404, f"there is no entity set {entity_set!r}; there is {', '.join(self._store.tables)}")
         return web.json_response([_shown(table, record) for record in self._store.all(table)])
+
+    async def _back_up(self, _: web.Request) -> web.Response:
+        self._backup = self._store.back_up()
+        return web.Response(status=204)
+
+    async def _restore(self, _: web.Request) -> web.Response:
+        """All records as they were at the last backup."""
+        if self._backup is None:
+            raise ValueError("there is no backup; POST /_simulator/backup makes one")
+        self._store.restore(self._backup)
+        return web.Response(status=204)
 
     async def _change_credentials(self, request: web.Request) -> web.Response:
         """`{"client_id": "demo", "client_secret": "new"}` rotates, `{"revoke": true}` ends all tokens so far."""

@@ -4,8 +4,10 @@ expression := conjunction ("or" conjunction)*     conjunction := negation ("and"
 negation   := "not" negation | "(" expression ")" | call | comparison
 comparison := operand ("eq" | "ne" | "gt" | "ge" | "lt" | "le") operand
 call       := ("contains" | "startswith" | "endswith") "(" operand "," operand ")"
+            | "Microsoft.Dynamics.CRM.In(PropertyName=" alias ",PropertyValues=" alias ")"
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -25,8 +27,8 @@ _TOKEN = re.compile(
     r"|(?P<guid>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
     r"|(?P<moment>\d{4}-\d\d-\d\d(?:T[0-9:.]{1,20}(?:Z|[+-]\d\d:\d\d))?)"
     r"|(?P<number>-?\d{1,30}(?:\.\d{1,30})?)(?![\w.])"
-    r"|(?P<name>@?[A-Za-z_][A-Za-z0-9_/]*)"
-    r"|(?P<mark>[(),]))",
+    r"|(?P<name>@?[A-Za-z_][A-Za-z0-9_/.]*)"
+    r"|(?P<mark>[(),=]))",
     re.ASCII,
 )
 
@@ -44,6 +46,9 @@ _CALLS: dict[str, Callable[[str, str], bool]] = {
     "startswith": lambda text, part: text.lower().startswith(part.lower()),
     "endswith": lambda text, part: text.lower().endswith(part.lower()),
 }
+
+
+_IN = "Microsoft.Dynamics.CRM.In"
 
 
 def parse_filter(text: str, aliases: Mapping[str, str], knows: Callable[[str], bool]) -> Predicate:
@@ -110,7 +115,34 @@ class _Parser:
             return grouped
         if self.here is not None and self.here[1] in _CALLS:
             return self._call(_CALLS[self._next()[1]])
+        if self._take("name", _IN):
+            return self._in()
         return self._comparison()
+
+    def _in(self) -> Predicate:
+        """Microsoft: "Filter rows", on query functions: the values are a JSON array of texts."""
+        self._expect("mark", "(")
+        name = self._argument("PropertyName")
+        self._expect("mark", ",")
+        values = self._argument("PropertyValues")
+        self._expect("mark", ")")
+        name = name.strip("'")
+        if not self._knows(name):
+            raise malformed(f"Could not find a property named '{name}'.")
+        try:
+            wanted = {str(value).lower() for value in list(json.loads(values))}
+        except (ValueError, TypeError, RecursionError):
+            raise malformed(f"Invalid JSON: {values}") from None
+        return lambda row: str(row.get(name)).lower() in wanted
+
+    def _argument(self, name: str) -> str:
+        """The value of the parameter alias that is given for an argument."""
+        self._expect("name", name)
+        self._expect("mark", "=")
+        _, alias = self._next()
+        if alias not in self._aliases:
+            raise malformed(f"The parameter alias '{alias}' has no value.")
+        return self._aliases[alias]
 
     def _call(self, function: Callable[[str, str], bool]) -> Predicate:
         self._expect("mark", "(")

@@ -23,7 +23,8 @@ _TYPES = {
     ColumnKind.LOOKUP: "Lookup",
     ColumnKind.ANY: "String",
 }
-_EXPANDABLE = ("Keys", "Attributes", "OptionSet")
+_PARTS = ("Keys", "Attributes", "ManyToOneRelationships")
+_EXPANDABLE = (*_PARTS, "OptionSet")
 
 
 def service_document(store: Store, request: Request) -> Reply:
@@ -43,7 +44,7 @@ def entity_definitions(store: Store, request: Request, segments: list[Segment]) 
     if len(segments) == 1:
         return Reply(200, _whole(request, "EntityDefinitions", definition))
     part = segments[1].name
-    if part not in ("Keys", "Attributes"):
+    if part not in _PARTS:
         raise errors.no_such_segment(part)
     items: list[JsonObject] = definition[part]
     for cast in segments[2:]:
@@ -113,7 +114,7 @@ def _definition(table: Table) -> JsonObject:
         "LogicalCollectionName": table.entity_set,
         "PrimaryIdAttribute": table.primary_id,
         "IsOptimisticConcurrencyEnabled": True,
-        "ChangeTrackingEnabled": True,
+        "ChangeTrackingEnabled": table.change_tracking,
         "Keys": [
             {
                 "MetadataId": _stable_id(f"{table.logical_name}/key/{key.name}"),
@@ -126,6 +127,16 @@ def _definition(table: Table) -> JsonObject:
             for key in table.alternate_keys
         ],
         "Attributes": [_attribute(table, column) for column in table.columns_by_name.values()],
+        "ManyToOneRelationships": [
+            {
+                "MetadataId": _stable_id(f"{table.logical_name}/relationship/{navigation}"),
+                "SchemaName": f"{table.logical_name}_{navigation}",
+                "ReferencingEntity": table.logical_name,
+                "ReferencingAttribute": column.name,
+                "ReferencingEntityNavigationPropertyName": navigation,
+            }
+            for navigation, column in table.columns_by_navigation.items()
+        ],
     }
 
 

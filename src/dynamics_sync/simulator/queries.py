@@ -89,6 +89,12 @@ def row(table: Table, record: Record, selected: Sequence[str]) -> JsonObject:
     return _selected(whole, [*selected, table.primary_id]) if selected else whole
 
 
+def page_size(request: Request) -> int:
+    """How many rows a page has, at most."""
+    wished = request.prefer.get("odata.maxpagesize", "")
+    return min(int(wished), MAX_PAGE) if _is_count(wished) else MAX_PAGE
+
+
 def context_columns(selected: Sequence[str]) -> str:
     """The selection as `@odata.context` shows it."""
     return f"({','.join(selected)})" if selected else ""
@@ -105,13 +111,9 @@ def _filtered(request: Request, rows: list[JsonObject], known: Collection[str]) 
 def _page(request: Request, rows: list[JsonObject]) -> tuple[list[JsonObject], str | None]:
     """With `odata.maxpagesize`, `$top` is ignored."""
     start = _whole_number(request, "$skiptoken", 0)
-    wished = request.prefer.get("odata.maxpagesize", "")
-    if _is_count(wished):
-        size = min(int(wished), MAX_PAGE)
-    elif "$top" in request.query:
+    if "$top" in request.query and not _is_count(request.prefer.get("odata.maxpagesize", "")):
         return rows[: _whole_number(request, "$top", MAX_PAGE)], None
-    else:
-        size = MAX_PAGE
+    size = page_size(request)
     if start + size >= len(rows):
         return rows[start:], None
     query = {**request.query, "$skiptoken": str(start + size)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -36,6 +36,15 @@ class Deletion:
 
     id: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """An environment as it was."""
+
+    version: int
+    records: dict[str, dict[str, Record]]
+    deletions: dict[str, list[Deletion]]
 
 
 class Store:
@@ -120,6 +129,21 @@ class Store:
 
         self._on_undo(restore)
 
+    def back_up(self) -> Backup:
+        """Everything as it is now."""
+        records = {name: {one.id: _copy(one) for one in held.values()} for name, held in self._records.items()}
+        return Backup(self.version, records, {name: list(went) for name, went in self._deletions.items()})
+
+    def restore(self, backup: Backup) -> None:
+        """Everything as it was, row versions too: what is written next gets versions that were given before."""
+        self.version = backup.version
+        for name, table in self.tables.items():
+            self._records[name] = {one.id: _copy(one) for one in backup.records[name].values()}
+            self._deletions[name] = list(backup.deletions[name])
+            self._keys[name] = {}
+            for record in self._records[name].values():
+                self._note_keys(table, record)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes within hold, or none. A transaction within another one is part of it."""
@@ -176,6 +200,11 @@ class Store:
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _copy(record: Record) -> Record:
+    """Attributes are never changed in place."""
+    return replace(record, versions=list(record.versions))
 
 
 def _key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:

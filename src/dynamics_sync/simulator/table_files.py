@@ -6,6 +6,7 @@ entity_set = "accounts"
 primary_id = "accountid"            # the logical name and "id", if left out
 duplicates_by = ["name"]            # a duplicate-detection rule, if any
 bulk = true                         # CreateMultiple and its like
+change_tracking = true
 
 [tables.columns]
 name = { kind = "text", required = true, max_length = 160 }

@@ -73,7 +73,7 @@ class Table:
     """One Dataverse table. Every table has the system columns besides its own.
 
     `duplicates_by` names the columns of a duplicate-detection rule. `bulk` says whether CreateMultiple, UpdateMultiple
-    and UpsertMultiple are there, which is not so for every table.
+    and UpsertMultiple are there, `change_tracking` whether changes can be asked for: neither is so for every table.
 
     Raises:
         ValueError: two columns of one name, or a key or rule of columns that are not there.
@@ -86,6 +86,7 @@ class Table:
     alternate_keys: tuple[AlternateKey, ...] = ()
     duplicates_by: tuple[str, ...] = ()
     bulk: bool = True
+    change_tracking: bool = True
 
     def __post_init__(self) -> None:
         names = [column.name for column in self.columns]

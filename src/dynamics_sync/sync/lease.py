@@ -44,15 +44,15 @@ class LeasedGateway:
         self._outbox = outbox
         self._clock = clock
         self._times = times
-        self._ends: dict[int, float] = {}
+        self._ends: dict[tuple[int, str | None], float] = {}
 
     def begin(self, operation: SyncOperation, claimed_at: float) -> None:
         """Note a lease that was asked for at the monotonic time `claimed_at`."""
-        self._ends[operation.outbox_id] = claimed_at + self._times.lease_seconds
+        self._ends[_lease_of(operation)] = claimed_at + self._times.lease_seconds
 
     def end(self, operation: SyncOperation) -> None:
         """The record is no longer ours."""
-        self._ends.pop(operation.outbox_id, None)
+        self._ends.pop(_lease_of(operation), None)
 
     async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
         """As the gateway's; renews a lease that may not last until the end of the request.
@@ -89,7 +89,12 @@ class LeasedGateway:
         await self._gateway.renew_token()
 
     def _lasts(self, operation: SyncOperation, seconds: float) -> bool:
-        return self._ends[operation.outbox_id] >= self._clock.monotonic() + seconds
+        return self._ends[_lease_of(operation)] >= self._clock.monotonic() + seconds
+
+
+def _lease_of(operation: SyncOperation) -> tuple[int, str | None]:
+    """A record may be claimed again while this worker still holds it under a lease that ran out."""
+    return operation.outbox_id, operation.claim_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,232 @@
+"""Questions to the Dataverse Web API: what a table is, what it holds, what changed.
+
+Sources: Microsoft's pages "Query data using the Web API", "Page results using OData", "Filter rows using OData", "Use
+change tracking to synchronize data with external systems" and "Query table definitions using the Web API".
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from dynamics_sync.core.outcome import DEFAULT_PAUSE_SECONDS, Mismatch, Throttled, Transient, Unauthorized
+from dynamics_sync.dynamics.answers import answer_from, connection_error_code
+from dynamics_sync.dynamics.gateway import API_PATH, REQUEST_HEADERS
+from dynamics_sync.dynamics.tokens import Tokens
+from dynamics_sync.sync.ports import Clock
+from dynamics_sync.sync.reading import Definition, Failed, Found, Held, Page, Refused, T, View
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Of one answer: a page of a thousand records has a few megabytes at most."""
+
+MOST_KEYS = 100
+MOST_CHARACTERS = 6000
+"""Keys in one question, and the characters that they may take: an address has 32,768 at most (Microsoft: "Compose HTTP
+requests and handle errors"), and what stands between may allow less."""
+
+
+class UnexpectedAnswerError(Exception):
+    """The answer is not what the contract says."""
+
+
+class DataverseReader:
+    """The questions that are asked of one environment."""
+
+    def __init__(self, *, url: str, session: aiohttp.ClientSession, tokens: Tokens, clock: Clock) -> None:
+        self._root = url + API_PATH + "/"
+        self._session = session
+        self._tokens = tokens
+        self._clock = clock
+
+    async def token(self) -> str:
+        return await self._tokens.get()
+
+    def forget(self, token: str) -> None:
+        self._tokens.forget(token)
+
+    def definition(self, entity_set: str) -> "WebQuestion[Definition | None]":
+        address = (
+            "EntityDefinitions?$select=LogicalName,PrimaryIdAttribute,ChangeTrackingEnabled"
+            f"&$filter={quote(f'EntitySetName eq {_literal(entity_set)}')}"
+        )
+        return self._question(address, _definition, entity_set)
+
+    def lookups(self, logical_name: str) -> "WebQuestion[Mapping[str, str]]":
+        address = (
+            f"EntityDefinitions(LogicalName={quote(_literal(logical_name))})/ManyToOneRelationships"
+            "?$select=ReferencingAttribute,ReferencingEntityNavigationPropertyName"
+        )
+        return self._question(address, _lookups, logical_name)
+
+    def first_page(self, view: View, size: int, *, tracked: bool) -> "WebQuestion[Page]":
+        return self.following(view, f"{self._root}{view.entity_set}?{_select(view)}", size, tracked=tracked)
+
+    def following(self, view: View, link: str, size: int, *, tracked: bool) -> "WebQuestion[Page]":
+        preferences = [*(["odata.track-changes"] if tracked else []), f"odata.maxpagesize={size}"]
+        return self._question(link, self._page_of(view), view.entity_set, ",".join(preferences))
+
+    def with_keys(self, view: View, keys: Sequence[str]) -> "WebQuestion[Page]":
+        condition = "Microsoft.Dynamics.CRM.In(PropertyName=@p1,PropertyValues=@p2)"
+        values = quote(_values(keys), safe="")
+        address = f"{view.entity_set}?{_select(view)}&$filter={condition}&@p1='{view.key}'&@p2={values}"
+        return self._question(address, self._page_of(view), view.entity_set)
+
+    def batches(self, keys: Sequence[str]) -> Sequence[Sequence[str]]:
+        batches: list[list[str]] = []
+        characters = 0
+        for key in keys:
+            length = len(quote(_values([key]), safe=""))
+            if not batches or len(batches[-1]) == MOST_KEYS or characters + length > MOST_CHARACTERS:
+                batches.append([])
+                characters = 0
+            batches[-1].append(key)
+            characters += length
+        return batches
+
+    def with_id(self, view: View, record_id: str) -> "WebQuestion[Page]":
+        address = f"{view.entity_set}?{_select(view)}&$filter={view.primary_id}%20eq%20{quote(record_id, safe='')}"
+        return self._question(address, self._page_of(view), view.entity_set)
+
+    def _question(
+        self, address: str, parse: Callable[[Any], T], about: str, prefer: str | None = None
+    ) -> "WebQuestion[T]":
+        link = address if address.startswith("http") else self._root + address
+        return WebQuestion(self._session, self._clock, link, parse, about, prefer)
+
+    def _page_of(self, view: View) -> Callable[[Any], Page]:
+        def parse(document: Any) -> Page:
+            rows = _rows(document)
+            kept = [row for row in rows if "reason" not in row]
+            return Page(
+                held=[_held(view, row) for row in kept],
+                deleted=[_text(row, "id") for row in rows if "reason" in row],
+                next_link=self._link(document, "@odata.nextLink"),
+                delta_link=self._link(document, "@odata.deltaLink"),
+            )
+
+        return parse
+
+    def _link(self, document: Mapping[str, object], name: str) -> str | None:
+        """A link that an answer gives. It is asked with our token, and so must not lead anywhere else."""
+        link = document.get(name)
+        if link is None:
+            return None
+        if not isinstance(link, str):
+            raise UnexpectedAnswerError
+        try:
+            there, root = URL(link, encoded=True), URL(self._root)
+        except ValueError:
+            raise UnexpectedAnswerError from None
+        if there.origin() != root.origin() or not there.raw_path.startswith("/api/data/"):
+            raise UnexpectedAnswerError
+        return link
+
+
+@dataclass(frozen=True, slots=True)
+class WebQuestion(Generic[T]):
+    """One GET."""
+
+    session: aiohttp.ClientSession
+    clock: Clock
+    link: str
+    parse: Callable[[Any], T]
+    about: str
+    prefer: str | None
+
+    async def ask(self, token: str) -> Found[T] | Failed:
+        headers = REQUEST_HEADERS | {"Authorization": f"Bearer {token}"}
+        if self.prefer is not None:
+            headers["Prefer"] = self.prefer
+        try:
+            async with self.session.get(
+                URL(self.link, encoded=True), headers=headers, allow_redirects=False
+            ) as response:
+                body = await _bounded(response)
+                status, answered = response.status, response.headers
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return Transient(connection_error_code(error))
+        if status != 200:
+            return self._failure(status, answered, body or b"")
+        try:
+            return Mismatch() if body is None else Found(self.parse(json.loads(body)))
+        except (ValueError, RecursionError, UnexpectedAnswerError):
+            return Mismatch()
+
+    def _failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
+        answer = answer_from(status, headers, body, self.clock.now())
+        if status in (408, 429):
+            wait = answer.retry_after_seconds
+            return Throttled(answer.code, DEFAULT_PAUSE_SECONDS if wait is None else wait)
+        if status == 401:
+            return Unauthorized(answer.code)
+        if status >= 500:
+            return Transient(answer.code, answer.retry_after_seconds)
+        return Refused(status, answer.code) if answer.is_dataverse_error else Mismatch()
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None if it is too long to be an answer."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > MOST_BYTES:
+            return None
+    return bytes(body)
+
+
+def _select(view: View) -> str:
+    return "$select=" + ",".join(quote(name, safe="") for name in dict.fromkeys((view.key, *view.properties)))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _values(keys: Sequence[str]) -> str:
+    """In double quotes, as single ones may stand in a key (Microsoft: "Filter rows", on single quotes)."""
+    return json.dumps(list(keys), separators=(",", ":"))
+
+
+def _rows(document: Any) -> list[Mapping[str, Any]]:
+    rows = document.get("value") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UnexpectedAnswerError
+    return rows
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise UnexpectedAnswerError
+    return value
+
+
+def _held(view: View, row: Mapping[str, object]) -> Held:
+    key = row.get(view.key)
+    return Held(
+        id=_text(row, view.primary_id).lower(),
+        key=None if key is None or key == "" else str(key),
+        etag=_text(row, "@odata.etag"),
+        attributes={name: row.get(name) for name in view.properties},
+    )
+
+
+def _definition(document: Any) -> Definition | None:
+    for row in _rows(document):
+        return Definition(
+            _text(row, "LogicalName"), _text(row, "PrimaryIdAttribute"), row.get("ChangeTrackingEnabled") is True
+        )
+    return None
+
+
+def _lookups(document: Any) -> Mapping[str, str]:
+    return dict(_lookup(row) for row in _rows(document))
+
+
+def _lookup(row: Mapping[str, object]) -> tuple[str, str]:
+    attribute = _text(row, "ReferencingAttribute")
+    return _text(row, "ReferencingEntityNavigationPropertyName"), f"_{attribute}_value"
