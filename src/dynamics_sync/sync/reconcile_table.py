@@ -102,7 +102,8 @@ class TableRun:
         self._source = table.source
         self._tracks_changes = definition.tracks_changes
         self._view = View(table.entity_set, definition.primary_id, table.alternate_key, comparison.properties)
-        self._mapping = blake2b(f"{table.model_dump_json()} {self._view}".encode(), digest_size=16).hexdigest()
+        meaning = f"{tools.reader.environment} {table.model_dump_json()} {self._view}"
+        self._mapping = blake2b(meaning.encode(), digest_size=16).hexdigest()
         self._given_links: set[str] = set()
         self._references = _References(tools)
 
