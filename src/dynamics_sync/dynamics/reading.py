@@ -160,8 +160,10 @@ class WebQuestion(Generic[T]):
             return Transient(connection_error_code(error))
         if status != 200:
             return self._failure(status, answered, body or b"")
+        if body is None:
+            return Refused(status, "page_too_large")
         try:
-            return Mismatch() if body is None else Found(self.parse(json.loads(body)))
+            return Found(self.parse(json.loads(body)))
         except (ValueError, RecursionError, UnexpectedAnswerError):
             return Mismatch()
         except ForeignLinkError:
