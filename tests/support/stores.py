@@ -300,7 +300,7 @@ class ModelStores:
         return ModelTransaction(self)
 
     async def replay(self, ids: Sequence[str]) -> list[str]:
-        return [id for id in ids if await self._queue.replay(id)]
+        return [str(done) for done in await self._queue.replay([UUID(id) for id in ids], "tester")]
 
     async def discard(self, ids: Sequence[str]) -> list[str]:
         return [id for id in ids if await self._queue.discard(id)]
@@ -327,7 +327,7 @@ class ModelStores:
 
     def _name(self) -> str:
         self._names += 1
-        return f"name {self._names}"
+        return str(UUID(int=self._names))
 
 
 class ModelTransaction:
