@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import signal
+from asyncio.subprocess import DEVNULL
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -9,7 +11,7 @@ from random import Random
 import psycopg
 
 from chaos.load import Load, patient
-from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker
+from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, stop
 from dynamics_sync.core.errors import DatabaseError
 from support import commands
 
@@ -47,6 +49,8 @@ def name_of(weather: dict[str, object]) -> str:
 
 WAIT_FOR_REQUESTS_SECONDS = 3.0
 """How long a fault of Dynamics waits for somebody to meet it."""
+
+REPLAY_SECONDS = 15.0
 
 Fault = Callable[[Random], Awaitable[None]]
 
@@ -222,9 +226,25 @@ class Faults:
 
 
 async def replay_all(database: str, dynamics: Dynamics) -> bool:
-    """`queue replay --all --yes`; False where it failed, as it does while there is no database."""
-    done = await commands.start("queue", "replay", "--all", "--yes", cwd=dynamics.directory, database_url=database)
-    return done.returncode == 0
+    """`queue replay --all --yes`, whose patience with a Dynamics that is down is longer than ours: then Ctrl-C.
+    False where it did not get to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *(*commands.COMMAND, "queue", "replay", "--all", "--yes"),
+        cwd=dynamics.directory,
+        env=commands.environment({"database_url": database}),
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(REPLAY_SECONDS):
+            return await process.wait() == 0
+    except TimeoutError:
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+        return False
+    finally:
+        await stop(process)
 
 
 async def run_lane(lane: dict[str, Fault], random: Random, pace: Pace, is_over: Callable[[bool], bool]) -> None:

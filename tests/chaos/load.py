@@ -28,19 +28,32 @@ STATUSES = 5
 
 MENTOR, CHAPTER = UUID(int=1), UUID(int=2)
 
-PREPARE = """
+NOTE_CIRCUIT = """
 create schema chaos;
+create table chaos.circuit (
+  id bigint generated always as identity primary key, at timestamptz not null, state text not null,
+  generation bigint not null, opened_at timestamptz, is_probing boolean not null
+);
+
+create function chaos.note_circuit() returns trigger language plpgsql as $$
+begin
+  insert into chaos.circuit (at, state, generation, opened_at, is_probing)
+  values (clock_timestamp(), new.state, new.generation, new.opened_at, new.probe_owner is not null);
+  return null;
+end
+$$;
+create trigger note_circuit after insert or update on dynamics_sync.circuit
+for each row execute function chaos.note_circuit();
+"""
+"""Every committed change of the circuit, with its time."""
+
+PREPARE = """
 create sequence chaos.number;
 create table chaos.changes (
   number bigint primary key, transaction bigint not null, key text not null, state bigint, kind text not null,
   at timestamptz not null
 );
 create table chaos.newest (key text primary key, state bigint, since timestamptz not null);
-create table chaos.circuit (
-  id bigint generated always as identity primary key, at timestamptz not null, state text not null,
-  generation bigint not null, opened_at timestamptz, is_probing boolean not null
-);
-
 -- One change; what it is depends on whether the certification is there. Whoever changes the same one waits, so that
 -- numbers have the order of the commits.
 create function chaos.change(of_key text, wish text, in_transaction bigint, new_key text) returns text
@@ -99,16 +112,6 @@ create function chaos.date_of(number bigint) returns date language sql as $$ sel
 create function chaos.status_of(number bigint) returns text language sql as $$
   select (array['pending', 'active', 'expiring', 'expired', 'revoked'])[number % 5 + 1]
 $$;
-
-create function chaos.note_circuit() returns trigger language plpgsql as $$
-begin
-  insert into chaos.circuit (at, state, generation, opened_at, is_probing)
-  values (clock_timestamp(), new.state, new.generation, new.opened_at, new.probe_owner is not null);
-  return null;
-end
-$$;
-create trigger note_circuit after insert or update on dynamics_sync.circuit
-for each row execute function chaos.note_circuit();
 
 insert into public.organisations values ('00000000-0000-0000-0000-000000000003', 'HLF');
 insert into public.chapters values

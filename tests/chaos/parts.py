@@ -344,21 +344,27 @@ def trace_lines(trace: Path) -> list[dict[str, Any]]:
 
 
 def requests_of(worker: Worker) -> list[Request]:
-    """What left the worker, as it saw it; see `Request` for how a request ends."""
-    found = []
-    for number, life in enumerate(worker.lives, 1):
-        open_requests: dict[int, dict[str, Any]] = {}
-        sender = f"{worker.name}.{number}"
+    """What left the worker."""
+    return [
+        request
+        for number, life in enumerate(worker.lives, 1)
+        for request in requests_in(life.trace, f"{worker.name}.{number}", worker.settings.request_seconds, life.ended)
+    ]
 
-        def end(begun: dict[str, Any], ended: float, how: str, sender: str = sender) -> None:
-            latest = begun["at"] + worker.settings.request_seconds
-            found.append(Request(begun["key"], sender, begun["at"], min(ended, latest), how))
 
-        for line in trace_lines(life.trace):
-            if "began" in line:
-                open_requests[line["began"]] = line
-            elif "ended" in line:
-                end(open_requests.pop(line["ended"]), line["at"], line["how"])
-        for begun in open_requests.values():
-            end(begun, life.ended, "nothing: it was killed")
+def requests_in(trace: Path, sender: str, request_seconds: float, killed_at: float) -> list[Request]:
+    """What left one process, as it saw it; see `Request` for how a request ends."""
+    found: list[Request] = []
+    under_way: dict[int, dict[str, Any]] = {}
+
+    def end(begun: dict[str, Any], ended: float, how: str) -> None:
+        found.append(Request(begun["key"], sender, begun["at"], min(ended, begun["at"] + request_seconds), how))
+
+    for line in trace_lines(trace):
+        if "began" in line:
+            under_way[line["began"]] = line
+        elif "ended" in line:
+            end(under_way.pop(line["ended"]), line["at"], line["how"])
+    for begun in under_way.values():
+        end(begun, killed_at, "nothing: it was killed")
     return found

@@ -75,6 +75,13 @@ def install(trace: str, request_seconds: float, late_seconds: float, deaths: dic
     psycopg.AsyncConnection.execute = _deadly_insert(psycopg.AsyncConnection.execute, death)  # type: ignore[method-assign]
 
 
+def trace_requests(trace: str) -> None:
+    """Only note what leaves."""
+    noted = _Trace(Path(trace))
+    request = aiohttp.ClientSession._request
+    aiohttp.ClientSession._request = _traced(request, noted, _Death(noted, {}, Path(trace)))  # type: ignore[method-assign]
+
+
 def _be_quick(request_seconds: float, late_seconds: float) -> None:
     times = LeaseTimes(lease_seconds(request_seconds), PREPARE_SECONDS, request_seconds)
     app.lease_times = lambda settings: times

@@ -17,7 +17,7 @@ import psycopg
 from chaos.checker import Violation, check, late_writes, overwritten
 from chaos.faults import Faults, Pace, replay_all, run_lane
 from chaos.history import History, Look
-from chaos.load import PREPARE, Load, circuit_history, committed, look, patient, queued
+from chaos.load import NOTE_CIRCUIT, PREPARE, Load, circuit_history, committed, look, patient, queued
 from chaos.namespaces import Namespace, namespaces, why_not
 from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, WorkerSettings, own_postgres, requests_of
 from chaos.preamble import TRUCE, Point, lease_seconds
@@ -165,6 +165,7 @@ class _Stage:
 
     async def perform(self, tell: Progress, reason: str | None) -> Result:
         async with patient(self.postgres.url) as connection:
+            await connection.execute(NOTE_CIRCUIT)
             await connection.execute(PREPARE)
         self.dynamics.refused += [*self.load.often_changed[:3], *self.load.keys[-15:]]
         await self.dynamics.weather()

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dynamics_sync.dynamics.tokens import Credentials, Token
 from dynamics_sync.settings import load_settings
+from support.by_hand import past_the_triggers
 from support.commands import WorkerProcess, start, worker_process
 from support.engine import Stage, stage
 
@@ -40,6 +41,10 @@ TABLES = (
     "dynamics_sync.circuit",
     "dynamics_sync.incidents",
     "dynamics_sync.outbox",
+    "dynamics_sync.reconciliation",
+    "dynamics_sync.reconciliation_findings",
+    "dynamics_sync.reconciliation_progress",
+    "dynamics_sync.reconciliation_seen",
     "dynamics_sync.record_state",
 )
 
@@ -67,6 +72,7 @@ async def test_nothing_personal_and_no_secret_comes_out(database: str, tmp_path:
         ) as worker,
     ):
         shown = await drive_every_path(on, worker, database, tmp_path)
+        shown += await reconciliations(on, database, tmp_path, mapping)
         shown += await refusals(on, database, tmp_path, mapping)
         assert await worker.terminate() == 0
         shown += [str(await on.rows(f"select to_jsonb(t) from {table} t")) for table in TABLES]
@@ -134,9 +140,29 @@ async def drive_every_path(on: Stage, worker: WorkerProcess, database: str, cwd:
     return shown
 
 
-async def refusals(on: Stage, database: str, cwd: Path, mapping: Path) -> list[str]:
-    """What a person is told about settings that hold secrets and are wrong."""
-    good = {
+async def reconciliations(on: Stage, database: str, cwd: Path, mapping: Path) -> list[str]:
+    """What a person is told about records that differ, and when Dynamics quotes some of them in a refusal."""
+    async with past_the_triggers(on):
+        await on.user.execute("update public.people set name = name || '?'")
+    shown = []
+    for words, status in ((), 3), (("--json",), 3):
+        done = await start("reconcile", *words, cwd=cwd, **good_settings(on, database, mapping))
+        assert done.returncode == status, done.stderr
+        assert "hlf_name" in done.stdout
+        shown += [done.stdout, done.stderr]
+    for answer in ({"status": 403}, {"status": 400, "code": EMAIL}, {"status": 503}):
+        await on.fault(kind="status", count=4, message=PLANTED, method="GET", **answer)
+        done = await start(
+            "reconcile", cwd=cwd, base_delay_ms="1", cool_down_seconds="1", **good_settings(on, database, mapping)
+        )
+        assert done.returncode == 1, done.stderr
+        await on.lift_faults()
+        shown += [done.stdout, done.stderr]
+    return shown
+
+
+def good_settings(on: Stage, database: str, mapping: Path) -> dict[str, str]:
+    return {
         "database_url": database,
         "dynamics_url": on.simulator.url,
         "authority_url": on.simulator.url,
@@ -146,6 +172,11 @@ async def refusals(on: Stage, database: str, cwd: Path, mapping: Path) -> list[s
         "mapping": str(mapping),
         "port": "0",
     }
+
+
+async def refusals(on: Stage, database: str, cwd: Path, mapping: Path) -> list[str]:
+    """What a person is told about settings that hold secrets and are wrong."""
+    good = good_settings(on, database, mapping)
     wrong = [
         {"client_secret": f"{SECRET}?"},
         {"client_id": JWT},

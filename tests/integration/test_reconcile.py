@@ -191,14 +191,18 @@ async def test_change_tracking_is_not_trusted_for_ever(database: str) -> None:
 
 async def test_what_is_on_its_way_or_in_the_queue_is_no_difference(database: str) -> None:
     async with stage(database) as on:
-        queued, deferred, same = await issued(on, 3)
+        queued, deferred, unanswered, same = await issued(on, 4)
+        await on.user.execute(
+            "select dynamics_sync.note_unanswered('dynamics', %s, %s, 60)", [CERTIFICATIONS, unanswered]
+        )
+        await (await hand(on)).edit(unanswered, hlf_status=REVOKED)
         await on.fault(kind="status", status=400, key=queued)
         await on.user.execute("update public.certifications set status = 'revoked' where id = %s", [queued])
         await on.settled()
         await on.fault(kind="timeout", key=deferred)
         await on.user.execute("update public.certifications set status = 'revoked' where id = %s", [deferred])
         await on.until("select count(*) = 1 from dynamics_sync.outbox where lease_owner is not null")
-        assert await reconcile(on, repair=True) == replace(ALL_WELL, compared=3, waiting=2)
+        assert await reconcile(on, repair=True) == replace(ALL_WELL, compared=4, waiting=3)
         await on.lift_faults()
         assert (await on.record(same) or {})["hlf_status"] == ACTIVE
 

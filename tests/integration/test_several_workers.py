@@ -1,10 +1,6 @@
 """Several workers on one database, each with connections of its own, against one Dynamics."""
 
 import asyncio
-import os
-import signal
-import sys
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import accumulate, pairwise
@@ -14,11 +10,11 @@ import pytest
 
 from dynamics_sync import app
 from dynamics_sync.sync.worker import Worker
+from support.commands import worker_processes
 from support.database_clock import DatabaseClock
 from support.engine import ENTITY_SET, Stage, engine_settings, stage
 
-COMMAND = [sys.executable, "-c", "from dynamics_sync.cli import main; main()", "run", "--no-web"]
-CONCURRENCY = 4
+CONCURRENCY = "4"
 COOL_DOWN = 60.0
 LEASE = 3600.0
 """Longer than any."""
@@ -38,37 +34,6 @@ async def workers(on: Stage, count: int, **overrides: object) -> AsyncIterator[l
         yield [engine.worker for engine in engines]
         for engine in engines:
             engine.worker.stop()
-
-
-@asynccontextmanager
-async def processes(on: Stage, count: int, directory: Path) -> AsyncIterator[list[Process]]:
-    """Workers as people start them; they are up when they listen."""
-    settings = {
-        "DATABASE_URL": on.engine.database_url,
-        "DYNAMICS_URL": on.simulator.url,
-        "AUTHORITY_URL": on.simulator.url,
-        "TENANT_ID": "demo",
-        "CLIENT_ID": "demo",
-        "CLIENT_SECRET": "demo",
-        "CONCURRENCY": str(CONCURRENCY),
-        "POLL_SECONDS": "0.05",
-    }
-    environment = {**os.environ, **{f"DYNAMICS_SYNC_{name}": value for name, value in settings.items()}}
-    started = [
-        await asyncio.create_subprocess_exec(*COMMAND, cwd=directory, env=environment, stderr=DEVNULL)
-        for _ in range(count)
-    ]
-    try:
-        await on.until(
-            f"select count(*) = {count} from pg_stat_activity "
-            "where datname = current_database() and query = 'listen dynamics_sync'"
-        )
-        yield started
-    finally:
-        for process in started:
-            if process.returncode is None:
-                process.terminate()
-        assert {await process.wait() for process in started} <= {0, -signal.SIGKILL}
 
 
 async def looked(of: list[Worker]) -> None:
@@ -182,9 +147,10 @@ async def test_a_database_clock_set_back_keeps_them_for_one_cool_down_at_most(
 ) -> None:
     """R12."""
     async with stage(database, working=False) as on, workers(on, 2, cool_down_seconds=COOL_DOWN):
-        await on.fault(kind="status", status=503, count=3)
+        await on.fault(kind="status", status=503)
         keys = [await on.issue() for _ in range(5)]
         await on.until("select count(*) = 1 from dynamics_sync.circuit where state = 'open'")
+        await on.lift_faults()
         await database_clock.advance(-86400)
         await on.until("select opened_at <= clock_timestamp() from dynamics_sync.circuit")
         await database_clock.advance(COOL_DOWN)
@@ -194,14 +160,17 @@ async def test_a_database_clock_set_back_keeps_them_for_one_cool_down_at_most(
 
 
 async def test_several_processes_share_the_work(database: str, tmp_path: Path) -> None:
-    async with stage(database, working=False) as on, processes(on, 3, tmp_path):
+    async with (
+        stage(database, working=False) as on,
+        worker_processes(on, database, tmp_path, 3, concurrency=CONCURRENCY),
+    ):
         await on.fault(kind="delay", seconds=0.1)
         keys = [await on.issue() for _ in range(60)]
         await change_all(on, keys)
         await on.settled()
         await assert_all_arrived(on, keys, REVOKED)
         await assert_never_two_requests_for_one_record(on)
-        assert await most_at_once(on) > CONCURRENCY
+        assert await most_at_once(on) > int(CONCURRENCY)
 
 
 async def test_what_a_killed_process_held_is_sent_by_the_others(
@@ -209,13 +178,13 @@ async def test_what_a_killed_process_held_is_sent_by_the_others(
 ) -> None:
     async with stage(database, working=False) as on:
         await on.fault(kind="timeout", entity_set=ENTITY_SET)
-        async with processes(on, 1, tmp_path) as (victim,):
+        async with worker_processes(on, database, tmp_path, 1, concurrency=CONCURRENCY) as (victim,):
             keys = [await on.issue() for _ in range(10)]
             await on.until("select count(*) > 0 from dynamics_sync.outbox where lease_owner is not null")
             victim.kill()
             await victim.wait()
         await on.lift_faults()
-        async with processes(on, 2, tmp_path):
+        async with worker_processes(on, database, tmp_path, 2, concurrency=CONCURRENCY):
             await on.until("select count(*) = 0 from dynamics_sync.outbox where lease_owner is null")
             assert await on.rows("select count(*) > 0 from dynamics_sync.outbox") == [(True,)]
             await database_clock.advance(LEASE)

@@ -100,15 +100,40 @@ class WorkerProcess:
 
 
 @asynccontextmanager
-async def worker_process(
-    on: Stage, database: str, cwd: Path, *, first: str = "", **settings: str
-) -> AsyncIterator[WorkerProcess]:
-    """`dynamics-sync run` between a database and the stage's simulator, from when it is ready.
+async def worker_processes(
+    on: Stage, database: str, cwd: Path, count: int, *, first: str = "", **settings: str
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+    """Several `dynamics-sync run --no-web`, from when all of them work. They are asked to stop at the end.
 
     Args:
-        first: statements that the process runs before, to set what is no setting.
+        first: statements that each runs before, with its own number in the place of `{number}`.
     """
-    port = free_port()
+    logs = [cwd / f"worker-{number}.log" for number in range(1, count + 1)]
+    started = []
+    try:
+        for number, log in enumerate(logs, 1):
+            with log.open("wb") as errors:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", f"{first.format(number=number)}\n{START}", "run", "--no-web"),
+                    cwd=cwd,
+                    env=environment(_connected(on, database) | settings),
+                    stderr=errors,
+                )
+            started.append(process)
+        async with asyncio.timeout(60):
+            while not all("worker.started" in log.read_text() for log in logs):
+                assert all(process.returncode is None for process in started), [log.read_text() for log in logs]
+                await asyncio.sleep(0.02)
+        yield started
+    finally:
+        for process in started:
+            if process.returncode is None:
+                process.terminate()
+        assert {await process.wait() for process in started} <= {0, -signal.SIGKILL}
+
+
+def _connected(on: Stage, database: str) -> dict[str, str]:
+    """The settings of a worker between a database and the stage's simulator."""
     simulator = on.simulator
     given = {
         "database_url": database,
@@ -118,10 +143,23 @@ async def worker_process(
         "client_id": "demo",
         "client_secret": "demo",
         "poll_seconds": "0.05",
-        "port": str(port),
     }
     if simulator.ca_file is not None:
         given["ca_file"] = str(simulator.ca_file)
+    return given
+
+
+@asynccontextmanager
+async def worker_process(
+    on: Stage, database: str, cwd: Path, *, first: str = "", **settings: str
+) -> AsyncIterator[WorkerProcess]:
+    """`dynamics-sync run` between a database and the stage's simulator, from when it is ready.
+
+    Args:
+        first: statements that the process runs before, to set what is no setting.
+    """
+    port = free_port()
+    given = _connected(on, database) | {"port": str(port)}
     log = cwd / "worker.log"
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(

@@ -20,7 +20,10 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
 
 EVERYTHING = (MACHINERY, CERTIFICATIONS)
-MIGRATIONS = [migration for each in EVERYTHING for migration in each.migrations()]
+MIGRATIONS = sorted(
+    (migration for each in EVERYTHING for migration in each.migrations()), key=lambda migration: migration.version
+)
+"""In the order in which they are applied."""
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 SERVERS = ("pg15", "pg17", "pg18")

@@ -103,7 +103,7 @@ class DataverseReader:
             kept = [row for row in rows if "reason" not in row]
             return Page(
                 held=[_held(view, row) for row in kept],
-                deleted=[_text(row, "id") for row in rows if "reason" in row],
+                deleted=[_text(row, "id").lower() for row in rows if "reason" in row],
                 next_link=self._link(document, "@odata.nextLink"),
                 delta_link=self._link(document, "@odata.deltaLink"),
             )
