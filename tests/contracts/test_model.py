@@ -182,5 +182,5 @@ def test_several_things_at_once(place: Place) -> None:
         finally:
             await comparison.end()
 
-    for seed in range(20 * LONGER):
+    for seed in range(15 * LONGER):
         place.runner.run(happen(seed))
