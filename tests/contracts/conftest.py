@@ -6,18 +6,39 @@ import pytest
 
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, make_pool
-from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.memory import InMemoryCircuitStore
-from dynamics_sync.sync.ports import CircuitStore
+from dynamics_sync.sync.ports import CircuitStore, Outbox
 from support.database_clock import DatabaseClock
-from support.outbox import LEASE_SECONDS, TARGET
 from support.postgres import SERVERS, Cluster
+from support.stores import ModelStores, PostgresStores, Stores
 
 
-@pytest.fixture(params=("memory", *SERVERS))
-def place(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Iterator[str | None]:
-    """Where stores are: at the address of a database, or None for in memory."""
-    if request.param == "memory":
+@pytest.fixture(params=("memory", "model", *SERVERS))
+def place(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Iterator[str]:
+    """Where stores are: in memory, in the simulation's model, or at the address of a database."""
+    if request.param not in SERVERS:
+        yield request.param
+        return
+    with clusters[request.param].database() as url:
+        yield url
+
+
+@pytest.fixture
+async def circuits(place: str) -> AsyncIterator[CircuitStore]:
+    """A circuit store of each kind."""
+    if place == "memory":
+        yield InMemoryCircuitStore()
+    elif place == "model":
+        yield ModelStores().circuits
+    else:
+        async with make_pool(place, 10) as pool:
+            yield PostgresCircuitStore(pool, "dynamics")
+
+
+@pytest.fixture(scope="module", params=("model", *SERVERS))
+def home(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Iterator[str | None]:
+    """Where all stores of one target are: at the address of a database, or None for in the simulation's model."""
+    if request.param == "model":
         yield None
         return
     with clusters[request.param].database() as url:
@@ -25,13 +46,32 @@ def place(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Itera
 
 
 @pytest.fixture
-async def circuits(place: str | None) -> AsyncIterator[CircuitStore]:
-    """A circuit store of each kind."""
-    if place is None:
-        yield InMemoryCircuitStore()
+async def stores(home: str | None) -> AsyncIterator[Stores]:
+    """All stores of one target."""
+    if home is None:
+        yield ModelStores()
         return
-    async with make_pool(place, 10) as pool:
-        yield PostgresCircuitStore(pool, "dynamics")
+    async with PostgresStores.at(home) as in_database:
+        yield in_database
+
+
+@pytest.fixture
+async def postgres(database: str) -> AsyncIterator[PostgresStores]:
+    """Stores in PostgreSQL, for what only these have."""
+    async with PostgresStores.at(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def outbox(stores: Stores) -> Outbox:
+    """One worker's outbox."""
+    return stores.outbox()
+
+
+@pytest.fixture
+def other_outbox(stores: Stores) -> Outbox:
+    """Another worker's."""
+    return stores.outbox()
 
 
 @pytest.fixture
@@ -39,15 +79,3 @@ async def pool(database: str, database_clock: DatabaseClock) -> AsyncIterator[Po
     """Connections that go by the database's clock as the test sets it."""
     async with make_pool(database, 10) as opened:
         yield opened
-
-
-@pytest.fixture
-def outbox(pool: Pool) -> PostgresOutbox:
-    """One worker's outbox."""
-    return PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-
-
-@pytest.fixture
-def other_outbox(pool: Pool) -> PostgresOutbox:
-    """Another worker's."""
-    return PostgresOutbox(pool, TARGET, LEASE_SECONDS)

@@ -1,42 +1,53 @@
-"""The contract of the outbox. There is one kind: a program without a database gives its operations to the service
-itself, and nothing is claimed."""
+"""The contract of the outbox, in PostgreSQL and in the simulation's model. A program without a database gives its
+operations to the service itself, and nothing is claimed."""
 
 import asyncio
 
 import pytest
 from structlog.testing import capture_logs
 
-from dynamics_sync.core.operation import Applied, FailedAttempt
-from dynamics_sync.postgres.connections import Connection, Pool, connect
+from dynamics_sync.core.circuit import Circuit
+from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, OperationType
+from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.sync.ports import Failure, Outbox
 from support.clock import FakeClock
-from support.database_clock import DatabaseClock
-from support.outbox import LEASE_SECONDS, change, claim, claim_one, waiting
-
-pytestmark = pytest.mark.every_postgres
+from support.outbox import LEASE_SECONDS
+from support.stores import (
+    PostgresStores,
+    Stores,
+    Waiting,
+    change,
+    claim,
+    claim_one,
+    transaction,
+    until_somebody_waits,
+)
 
 APPLIED = Applied(1, etag="W/1")
 
 
-class TestClaim:
-    async def test_least_tried_first_then_oldest(self, user: Connection, outbox: PostgresOutbox) -> None:
-        await change(user, "oldest", "older", "newest")
-        await outbox.release(await claim_one(outbox), attempts=1)
-        assert list(await claim(outbox, 2)) == ["older", "newest"]
-        assert list(await claim(outbox)) == ["oldest"]
+async def waiting(stores: Stores) -> dict[str, Waiting]:
+    return (await stores.look()).waiting
 
-    async def test_it_says_what_changed_and_how_often_it_was_tried(
-        self, user: Connection, outbox: PostgresOutbox
-    ) -> None:
-        await change(user, "a", columns=("status",))
-        await change(user, "a", columns=("kind",))
+
+class TestClaim:
+    async def test_least_tried_first_then_oldest(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "oldest", "older", "newest")
+        await outbox.release(await claim_one(outbox), attempts=1)
+        assert set(await claim(outbox, 2)) == {"older", "newest"}
+        assert set(await claim(outbox)) == {"oldest"}
+
+    async def test_it_says_what_changed_and_how_often_it_was_tried(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a", columns=("status",))
+        await change(stores, "a", columns=("kind",))
         await outbox.release(await claim_one(outbox), attempts=2)
         operation = await claim_one(outbox)
         assert (operation.changed_columns, operation.attempts) == (("kind", "status"), 2)
-        assert operation.version == (await waiting(user))["a"].version
+        assert operation.version == (await waiting(stores))["a"].version
 
-    async def test_no_record_is_claimed_twice_by_many_at_once(self, user: Connection, outbox: PostgresOutbox) -> None:
-        await change(user, *(str(number) for number in range(100)))
+    async def test_no_record_is_claimed_twice_by_many_at_once(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, *(str(number) for number in range(100)))
         claims = await asyncio.gather(*(claim(outbox, 7) for _ in range(30)))
         claimed = [key for keys in claims for key in keys]
         assert len(claimed) == len(set(claimed))
@@ -44,161 +55,307 @@ class TestClaim:
         assert len(claimed) + len(rest) == 100
 
     async def test_a_users_open_transaction_keeps_back_its_own_records_only(
-        self, user: Connection, outbox: PostgresOutbox
+        self, stores: Stores, outbox: Outbox
     ) -> None:
-        await change(user, "locked", "free")
-        async with user.transaction(), asyncio.timeout(10):
-            await change(user, "locked")
-            assert list(await claim(outbox)) == ["free"]
-        assert list(await claim(outbox)) == ["locked"]
+        await change(stores, "locked", "free")
+        async with transaction(stores, "locked"), asyncio.timeout(10):
+            assert set(await claim(outbox)) == {"free"}
+        assert set(await claim(outbox)) == {"locked"}
 
-    async def test_targets_do_not_see_each_other(self, user: Connection, pool: Pool) -> None:
-        await change(user, "a")
-        assert await claim(PostgresOutbox(pool, "elsewhere", LEASE_SECONDS)) == {}
+    @pytest.mark.parametrize("commits", [True, False])
+    async def test_a_new_record_can_be_claimed_once_it_is_committed(
+        self, stores: Stores, outbox: Outbox, commits: bool
+    ) -> None:
+        async with transaction(stores, "a", commits=commits), asyncio.timeout(10):
+            assert await claim(outbox) == {}
+        assert set(await claim(outbox)) == ({"a"} if commits else set())
 
-    async def test_it_brings_the_circuit_along(self, user: Connection, outbox: PostgresOutbox) -> None:
-        await user.execute("insert into dynamics_sync.circuit (target, failure_count) values ('dynamics', 2)")
+    async def test_it_brings_the_circuit_along(self, stores: Stores, outbox: Outbox) -> None:
+        assert await stores.circuits.compare_and_set(Circuit(), Circuit(failure_count=2, revision=1))
         assert (await outbox.claim(1)).reading.circuit.failure_count == 2
+
+    @pytest.mark.every_postgres
+    async def test_targets_do_not_see_each_other(self, postgres: PostgresStores) -> None:
+        await change(postgres, "a")
+        assert await claim(PostgresOutbox(postgres.pool, "elsewhere", LEASE_SECONDS)) == {}
 
 
 class TestLease:
     async def test_it_keeps_others_away_until_it_ends(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:
-        await change(user, "a")
+        await change(stores, "a")
         await claim_one(outbox)
-        await database_clock.advance(LEASE_SECONDS - 10)
+        await stores.advance(LEASE_SECONDS - 10)
         assert await claim(other_outbox) == {}
-        await database_clock.advance(11)
-        assert list(await claim(other_outbox)) == ["a"]
+        await stores.advance(11)
+        assert set(await claim(other_outbox)) == {"a"}
 
-    async def test_renewed_it_lasts_as_long_again(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
-    ) -> None:
-        await change(user, "a")
+    async def test_renewed_it_lasts_as_long_again(self, stores: Stores, outbox: Outbox, other_outbox: Outbox) -> None:
+        await change(stores, "a")
         operation = await claim_one(outbox)
-        await database_clock.advance(LEASE_SECONDS - 10)
+        await stores.advance(LEASE_SECONDS - 10)
         assert await outbox.renew(operation)
-        await database_clock.advance(LEASE_SECONDS - 10)
+        await stores.advance(LEASE_SECONDS - 10)
         assert await claim(other_outbox) == {}
 
     async def test_lost_it_cannot_be_renewed_nor_released(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:
-        await change(user, "a")
+        await change(stores, "a")
         lost = await claim_one(outbox)
-        await database_clock.advance(LEASE_SECONDS + 1)
+        await stores.advance(LEASE_SECONDS + 1)
         held = await claim_one(other_outbox)
         assert not await outbox.renew(lost)
         await outbox.release(lost, attempts=3)
-        assert (await waiting(user))["a"].is_leased
+        assert (await waiting(stores))["a"].is_leased
         assert await other_outbox.renew(held)
-        assert (await waiting(user))["a"].attempts == 0
+        assert (await waiting(stores))["a"].attempts == 0
+
+    async def test_of_a_record_that_a_user_has_locked_it_cannot_be_renewed(
+        self, stores: Stores, outbox: Outbox
+    ) -> None:
+        """Nobody waits for a user. The record will be sent once more in any case."""
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        async with transaction(stores, "a"), asyncio.timeout(10):
+            assert not await outbox.renew(operation)
 
 
 class TestSettle:
-    async def test_an_unchanged_record_leaves_the_outbox(self, user: Connection, outbox: PostgresOutbox) -> None:
-        await change(user, "a")
+    async def test_an_unchanged_record_leaves_the_outbox(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
         operation = await claim_one(outbox)
         await outbox.settle([(operation, APPLIED)])
-        assert await waiting(user) == {}
-        known = await user.execute("select record_key, applied_version, etag from dynamics_sync.record_state")
-        assert await known.fetchall() == [("a", operation.version, "W/1")]
+        picture = await stores.look()
+        assert picture.waiting == {}
+        assert picture.applied == {"a": (operation.version, "W/1")}
 
-    async def test_a_record_changed_meanwhile_stays_and_is_free_at_once(
-        self, user: Connection, outbox: PostgresOutbox
-    ) -> None:
-        await change(user, "a")
+    async def test_a_record_changed_meanwhile_stays_and_is_free_at_once(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
         operation = await claim_one(outbox)
-        await change(user, "a")
+        await change(stores, "a")
         await outbox.settle([(operation, APPLIED)])
         newer = await claim_one(outbox)
         assert newer.version > operation.version
         await outbox.settle([(newer, APPLIED)])
-        assert await waiting(user) == {}
+        assert await waiting(stores) == {}
 
     async def test_a_record_that_another_worker_has_by_now_is_sent_once_more(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:
         """What came late may have overwritten what the other one wrote, or is about to."""
-        await change(user, "a")
+        await change(stores, "a")
         late = await claim_one(outbox)
-        await database_clock.advance(LEASE_SECONDS + 1)
+        await stores.advance(LEASE_SECONDS + 1)
         held = await claim_one(other_outbox)
-        with capture_logs() as logs:
-            await outbox.settle([(late, APPLIED)])
-        assert [log["event"] for log in logs] == ["lease.lost"]
-        assert (await waiting(user))["a"].is_leased
+        await outbox.settle([(late, APPLIED)])
+        assert (await waiting(stores))["a"].is_leased
         await other_outbox.settle([(held, APPLIED)])
         assert (await claim_one(outbox)).version > held.version
 
     async def test_a_record_that_another_worker_has_settled_is_sent_once_more(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:
-        await change(user, "a")
+        await change(stores, "a")
         late = await claim_one(outbox)
-        await database_clock.advance(LEASE_SECONDS + 1)
+        await stores.advance(LEASE_SECONDS + 1)
         await other_outbox.settle([(await claim_one(other_outbox), APPLIED)])
-        assert await waiting(user) == {}
+        assert await waiting(stores) == {}
         await outbox.settle([(late, APPLIED)])
         assert (await claim_one(outbox)).version > late.version
 
     async def test_many_at_once_each_by_its_own_fate(
-        self, user: Connection, outbox: PostgresOutbox, other_outbox: PostgresOutbox, database_clock: DatabaseClock
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:
-        await change(user, "lost")
+        await change(stores, "lost")
         claimed = await claim(outbox)
-        await database_clock.advance(LEASE_SECONDS + 1)
+        await stores.advance(LEASE_SECONDS + 1)
         await claim_one(other_outbox)
-        await change(user, "unchanged", "changed")
+        await change(stores, "unchanged", "changed")
         claimed |= await claim(outbox)
-        await change(user, "changed")
+        await change(stores, "changed")
         await outbox.settle([(operation, APPLIED) for operation in claimed.values()])
-        left = await waiting(user)
+        left = await waiting(stores)
         assert set(left) == {"lost", "changed"}
         assert (left["lost"].is_leased, left["changed"].is_leased) == (True, False)
         assert all(left[key].version > claimed[key].version for key in left)
 
+    @pytest.mark.parametrize("commits", [True, False])
     async def test_it_waits_for_a_users_transaction_on_the_same_record(
-        self, database: str, user: Connection, outbox: PostgresOutbox
+        self, stores: Stores, outbox: Outbox, commits: bool
     ) -> None:
-        await change(user, "a")
+        await change(stores, "a")
         operation = await claim_one(outbox)
-        async with await connect(database) as holder, holder.transaction():
-            await change(holder, "a")
+        async with transaction(stores, "a", commits=commits):
             settling = asyncio.create_task(outbox.settle([(operation, APPLIED)]))
-            await until_noted(user)
+            await until_noted(stores)
             assert not settling.done()
         await settling
-        assert not (await waiting(user))["a"].is_leased
+        left = await waiting(stores)
+        assert {key: row.is_leased for key, row in left.items()} == ({"a": False} if commits else {})
+
+    async def test_a_lost_record_that_a_user_has_locked_is_marked_after_the_users_change(
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
+    ) -> None:
+        await change(stores, "a")
+        late = await claim_one(outbox)
+        await stores.advance(LEASE_SECONDS + 1)
+        held = await claim_one(other_outbox)
+        async with transaction(stores, "a", commits=False):
+            settling = asyncio.create_task(outbox.settle([(late, APPLIED)]))
+            await until_somebody_waits(stores)
+        await settling
+        assert (await waiting(stores))["a"].version > held.version
+
+    @pytest.mark.every_postgres
+    async def test_a_lost_lease_is_told(self, postgres: PostgresStores) -> None:
+        await change(postgres, "a")
+        outbox, other_outbox = postgres.outbox(), postgres.outbox()
+        late = await claim_one(outbox)
+        await postgres.advance(LEASE_SECONDS + 1)
+        await claim_one(other_outbox)
+        with capture_logs() as logs:
+            await outbox.settle([(late, APPLIED)])
+        assert [log["event"] for log in logs] == ["lease.lost"]
 
 
 class TestRelease:
-    async def test_it_keeps_the_count_and_the_time_line(self, user: Connection, outbox: PostgresOutbox) -> None:
-        await change(user, "a")
+    async def test_it_keeps_the_count_and_the_time_line(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
         operation = await claim_one(outbox)
         await outbox.release(operation, attempts=2, failures=[FailedAttempt(2, FakeClock().now(), "http_503", 4000)])
-        row = (await waiting(user))["a"]
+        picture = await stores.look()
+        row = picture.waiting["a"]
         assert (row.version, row.attempts, row.is_leased) == (operation.version, 2, False)
-        attempts = await user.execute(
-            "select attempt_number, error_code, delay_ms, version from dynamics_sync.attempts"
-        )
-        assert await attempts.fetchall() == [(2, "http_503", 4000, operation.version)]
+        (failed,) = picture.attempts
+        assert (failed.key, failed.attempt_number, failed.error_code, failed.delay_ms) == ("a", 2, "http_503", 4000)
 
     async def test_of_a_record_changed_meanwhile_it_keeps_the_newer_version(
-        self, user: Connection, outbox: PostgresOutbox
+        self, stores: Stores, outbox: Outbox
     ) -> None:
-        await change(user, "a")
+        await change(stores, "a")
         operation = await claim_one(outbox)
-        await change(user, "a")
+        await change(stores, "a")
         await outbox.release(operation, attempts=1)
         newer = await claim_one(outbox)
         assert newer.version > operation.version
         assert newer.attempts == 1
 
+    async def test_a_record_that_a_user_has_locked_is_left_to_its_lease(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        async with transaction(stores, "a"), asyncio.timeout(10):
+            await outbox.release(operation, attempts=1)
+        assert (await waiting(stores))["a"].is_leased
+        await stores.advance(LEASE_SECONDS + 1)
+        assert set(await claim(outbox)) == {"a"}
 
-async def until_noted(user: Connection) -> None:
+
+class TestUnanswered:
+    """A request that was never answered may take effect late, over a newer state: then the record is sent once more."""
+
+    async def test_a_record_is_sent_once_more_when_no_late_effect_is_possible_any_more(
+        self, stores: Stores, outbox: Outbox
+    ) -> None:
+        await change(stores, "a")
+        await outbox.release(await claim_one(outbox), attempts=1, unanswered=True)
+        await outbox.settle([(await claim_one(outbox), APPLIED)])
+        await stores.advance(LATE_SECONDS - 1)
+        await outbox.resend_unanswered()
+        assert await waiting(stores) == {}
+        await stores.advance(2)
+        await outbox.resend_unanswered()
+        assert set(await claim(outbox)) == {"a"}
+        assert (await stores.look()).unanswered == {}
+
+    async def test_the_latest_one_counts(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
+        await outbox.release(await claim_one(outbox), attempts=1, unanswered=True)
+        await stores.advance(100)
+        await outbox.settle([(await claim_one(outbox), Applied(2, unanswered=True))])
+        await stores.advance(LATE_SECONDS - 100)
+        await outbox.resend_unanswered()
+        assert await waiting(stores) == {}
+        await stores.advance(101)
+        await outbox.resend_unanswered()
+        assert set(await waiting(stores)) == {"a"}
+
+    async def test_a_lease_that_ran_out_may_have_left_a_request(
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
+    ) -> None:
+        await change(stores, "a")
+        await claim_one(outbox)
+        await stores.advance(LEASE_SECONDS + 1)
+        assert (await stores.look()).unanswered == {}
+        await other_outbox.settle([(await claim_one(other_outbox), APPLIED)])
+        assert set((await stores.look()).unanswered) == {"a"}
+
+    async def test_it_is_noted_even_if_the_lease_was_lost(
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox
+    ) -> None:
+        await change(stores, "a")
+        late = await claim_one(outbox)
+        await stores.advance(LEASE_SECONDS + 1)
+        held = await claim_one(other_outbox)
+        (noted_by_claim,) = (await stores.look()).unanswered.values()
+        await stores.advance(10)
+        await outbox.release(late, attempts=1, unanswered=True)
+        (noted_by_release,) = (await stores.look()).unanswered.values()
+        assert noted_by_release > noted_by_claim
+        assert await other_outbox.renew(held)
+
+    @pytest.mark.parametrize(("is_replayed", "is_sent"), [(False, False), (True, True)])
+    async def test_a_record_in_the_queue_is_left_to_the_person_who_replays_it(
+        self, stores: Stores, outbox: Outbox, is_replayed: bool, is_sent: bool
+    ) -> None:
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        entry = await stores.queue.add(
+            Failure(operation, FailureReason.RETRIES_EXHAUSTED, "timeout", 4, unanswered=True)
+        )
+        assert set((await stores.look()).unanswered) == {"a"}
+        if is_replayed:
+            await stores.replay([entry])
+            await outbox.settle([(await claim_one(outbox), APPLIED)])
+        await stores.advance(LATE_SECONDS + 1)
+        await outbox.resend_unanswered()
+        picture = await stores.look()
+        assert picture.unanswered == {}
+        assert (set(picture.waiting) == {"a"}) is is_sent
+
+    async def test_one_that_is_being_replayed_is_sent_again_too(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        failure = Failure(operation, FailureReason.RETRIES_EXHAUSTED, "timeout", 4, unanswered=True)
+        await stores.replay([await stores.queue.add(failure)])
+        replayed = await claim_one(outbox)
+        await stores.advance(LATE_SECONDS + 1)
+        await outbox.resend_unanswered()
+        assert (await waiting(stores))["a"].version > replayed.version
+
+    async def test_one_that_a_user_has_locked_is_left_for_later(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
+        await outbox.release(await claim_one(outbox), attempts=1, unanswered=True)
+        operation = await claim_one(outbox)
+        await stores.advance(LATE_SECONDS + 1)
+        async with transaction(stores, "a", commits=False), asyncio.timeout(10):
+            await outbox.resend_unanswered()
+        assert set((await stores.look()).unanswered) == {"a"}
+        await outbox.resend_unanswered()
+        assert (await waiting(stores))["a"].version > operation.version
+
+    async def test_what_is_sent_once_more_is_an_upsert(self, stores: Stores, outbox: Outbox) -> None:
+        """The row decides what is sent."""
+        await stores.mark_dirty("a", OperationType.DELETE)
+        await outbox.release(await claim_one(outbox), attempts=1, unanswered=True)
+        await stores.advance(LATE_SECONDS + 1)
+        await outbox.resend_unanswered()
+        assert (await claim_one(outbox)).operation_type is OperationType.UPSERT
+
+
+async def until_noted(stores: Stores) -> None:
     """Until a settlement was tried: it notes the state even where it finds the row locked."""
     async with asyncio.timeout(10):
-        while not await (await user.execute("select from dynamics_sync.record_state")).fetchall():
+        while not (await stores.look()).applied:
             await asyncio.sleep(0.01)

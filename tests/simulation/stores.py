@@ -209,10 +209,13 @@ class Database:
 
     def resend_unanswered(self) -> None:
         now = self.clock()
-        for key in [key for key, until in self.unanswered.items() if until <= now and key not in self.locked]:
-            del self.unanswered[key]
+        for key in [key for key, until in self.unanswered.items() if until <= now]:
             entry = self.open_entries.get(key)
-            if entry is None or entry.status not in WAITING_STATUSES:
+            is_queued = entry is not None and entry.status in WAITING_STATUSES
+            if key in self.locked and (key in self.outbox or not is_queued):
+                continue  # a row that is inserted but not yet committed is not seen: it locks nobody out
+            del self.unanswered[key]
+            if not is_queued:
                 self.mark_dirty(key)
 
     def load_circuit(self) -> CircuitReading:

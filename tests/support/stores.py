@@ -124,12 +124,15 @@ class Stores(Protocol):
 
     async def look(self) -> Picture: ...
 
+    async def somebody_waits(self) -> bool:
+        """Whether somebody waits for a user's transaction to end."""
+        ...
+
 
 async def change(stores: Stores, *keys: str, columns: Sequence[str] = ()) -> None:
     """A user changes records, one after the other."""
     for key in keys:
         await stores.mark_dirty(key, columns=columns)
-        await stores.advance(MOMENT)
 
 
 @asynccontextmanager
@@ -139,10 +142,15 @@ async def transaction(stores: Stores, *keys: str, commits: bool = True) -> Async
     try:
         for key in keys:
             await user.change(key)
-            await stores.advance(MOMENT)
         yield
     finally:
         await user.end(commits=commits)
+
+
+async def until_somebody_waits(stores: Stores) -> None:
+    async with asyncio.timeout(10):
+        while not await stores.somebody_waits():
+            await asyncio.sleep(0.01)
 
 
 async def claim(outbox: Outbox, limit: int = 100) -> dict[str, SyncOperation]:
@@ -187,8 +195,9 @@ class PostgresStores:
     """In a database of its own."""
 
     def __init__(self, pool: Pool, user: Connection) -> None:
-        self._pool = pool
-        self._user = user
+        self.pool = pool
+        self.user = user
+        """Somebody who looks past all code."""
         self._clock = DatabaseClock(user)
         self._queue = PostgresRetryQueue(pool)
         self.queue: RetryQueue = self._queue
@@ -197,33 +206,34 @@ class PostgresStores:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str) -> AsyncIterator[Self]:
-        """In a fresh database."""
+        """In a database that is not used for anything else; what it held is forgotten."""
         async with await connect(url) as user:
-            clock = DatabaseClock(user)
-            await clock.install()
-            await clock.stand_still(EPOCH)
-            await user.execute(AGES)
-            async with make_pool(url, 10) as pool:
-                yield cls(pool, user)
+            if not await (await user.execute("select from pg_namespace where nspname = 'test_clock'")).fetchall():
+                await DatabaseClock(user).install()
+                await user.execute(AGES)
+        async with await connect(url) as user, make_pool(url, 10) as pool:
+            stores = cls(pool, user)
+            await stores.forget()
+            yield stores
 
     async def forget(self) -> None:
         """As if the database were fresh."""
-        await self._user.execute(FORGET)
+        await self.user.execute(FORGET)
         await self._clock.stand_still(EPOCH)
 
     def outbox(self) -> Outbox:
-        return PostgresOutbox(self._pool, TARGET, LEASE_SECONDS)
+        return PostgresOutbox(self.pool, TARGET, LEASE_SECONDS)
 
     async def mark_dirty(
         self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
     ) -> None:
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             await mark_dirty(connection, key, operation_type, columns)
 
     async def begin(self) -> Transaction:
-        connection = await self._pool.getconn()
+        connection = await self.pool.getconn()
         await connection.execute("begin")
-        return PostgresTransaction(self._pool, connection)
+        return PostgresTransaction(self.pool, connection)
 
     async def replay(self, ids: Sequence[str]) -> list[str]:
         return [str(done) for done in await self._queue.replay([UUID(id) for id in ids], "tester")]
@@ -235,9 +245,9 @@ class PostgresStores:
         await self._clock.advance(seconds)
 
     async def look(self) -> Picture:
-        async with self._user.pipeline():
+        async with self.user.pipeline():
             statements = (WAITING, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT)
-            cursors = [await self._user.execute(statement, {"target": TARGET}) for statement in statements]
+            cursors = [await self.user.execute(statement, {"target": TARGET}) for statement in statements]
             waiting, entries, unanswered, applied, attempts, circuit = [await each.fetchall() for each in cursors]
         return Picture(
             {key: _waiting(*row) for key, *row in waiting},
@@ -247,6 +257,10 @@ class PostgresStores:
             [Failed(key, number, _seconds(at), code, delay_ms) for key, number, at, code, delay_ms in attempts],
             reading_from(circuit[0]).circuit,
         )
+
+    async def somebody_waits(self) -> bool:
+        waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return bool(await (await self.user.execute(waits)).fetchall())
 
 
 async def mark_dirty(connection: Connection, key: str, operation_type: OperationType, columns: Sequence[str]) -> None:
@@ -279,6 +293,7 @@ class ModelStores:
     def __init__(self) -> None:
         self._moments = 0
         self._names = 0
+        self._waiting = 0
         self._somebody_ended = asyncio.Event()
         self.database = Database(self.seconds, LATE_SECONDS)
         self._queue = ModelRetryQueue(self.database, self._wire, self._name)
@@ -300,7 +315,7 @@ class ModelStores:
         return ModelTransaction(self)
 
     async def replay(self, ids: Sequence[str]) -> list[str]:
-        return [id for id in ids if await self._queue.replay(id)]
+        return [str(done) for done in await self._queue.replay([UUID(id) for id in ids], "tester")]
 
     async def discard(self, ids: Sequence[str]) -> list[str]:
         return [id for id in ids if await self._queue.discard(id)]
@@ -311,9 +326,14 @@ class ModelStores:
     async def look(self) -> Picture:
         return picture_of(self.database)
 
+    async def somebody_waits(self) -> bool:
+        return self._waiting > 0
+
     async def until_unlocked(self, key: str) -> None:
+        self._waiting += 1
         while key in self.database.locked:
             await self._somebody_ended.wait()
+        self._waiting -= 1
 
     def unlock(self, keys: Sequence[str]) -> None:
         self.database.locked.difference_update(keys)
@@ -327,7 +347,7 @@ class ModelStores:
 
     def _name(self) -> str:
         self._names += 1
-        return f"name {self._names}"
+        return str(UUID(int=self._names))
 
 
 class ModelTransaction:

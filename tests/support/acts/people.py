@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
-from dynamics_sync.core.operation import FailureReason, OperationType, SyncOperation
+from dynamics_sync.core.operation import WAITING_STATUSES, FailureReason, OperationType, SyncOperation
 from dynamics_sync.sync.ports import Failure
-from simulation.stores import EPOCH, WAITING, Database
+from simulation.stores import EPOCH, Database
 from support.acts.cast import Act, Cast, Choice, Pending
 from support.orders import Step
 from support.outbox import TABLE
@@ -115,7 +115,7 @@ class Replay(Choice):
 
         def read(model: Database, _: object) -> OperationType | None:
             entry = model.queue[model_id]
-            return entry.failure.operation.operation_type if entry.status in WAITING else None
+            return entry.failure.operation.operation_type if entry.status in WAITING_STATUSES else None
 
         def lock(model: Database, read: OperationType | None) -> OperationType | None:
             if read is not None:
