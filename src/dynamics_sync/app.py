@@ -54,8 +54,8 @@ TRUST_SECONDS = 0.1
 """How long a healthy circuit is believed without a look at the database; claims renew it."""
 COOL_DOWNS_WAITED = 3
 """How many cool-downs of an open circuit a replay waits for."""
-NOTICE_SECONDS = 0.25
-"""How old a look at the circuit may be when a request leaves. All workers of a target must agree on it."""
+NOTICE_SECONDS = 0.5
+"""How soon all workers of a target know that the circuit opened; they must agree on it."""
 
 
 @contextmanager

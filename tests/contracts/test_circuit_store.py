@@ -44,6 +44,13 @@ class TestEveryStore:
         assert first.utcoffset() is not None
         assert first <= second
 
+    async def test_a_change_that_comes_too_late_is_refused(self, circuits: CircuitStore) -> None:
+        now = (await circuits.load()).now
+        counted = changed(Circuit(), failure_count=1)
+        assert not await circuits.compare_and_set(Circuit(), counted, now - timedelta(seconds=1))
+        assert (await circuits.load()).circuit == Circuit()
+        assert await circuits.compare_and_set(Circuit(), counted, now + timedelta(hours=1))
+
     @pytest.mark.parametrize("history", [0, 3])
     async def test_of_many_writers_with_one_expectation_exactly_one_wins(
         self, circuits: CircuitStore, history: int

@@ -171,7 +171,7 @@ def sends_on_a_permit_of_any_age() -> Patches:
 
 @bug
 def stores_the_circuit_without_comparing() -> Patches:
-    def compare_and_set(self: Database, expected: Circuit, new: Circuit) -> bool:
+    def compare_and_set(self: Database, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         self.circuit = new
         return True
 

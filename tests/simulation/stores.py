@@ -221,8 +221,8 @@ class Database:
     def load_circuit(self) -> CircuitReading:
         return CircuitReading(self.circuit, self.now())
 
-    def compare_and_set_circuit(self, expected: Circuit, new: Circuit) -> bool:
-        if self.circuit.revision != expected.revision:
+    def compare_and_set_circuit(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
+        if self.circuit.revision != expected.revision or (not_after is not None and self.now() > not_after):
             return False
         self.circuit = new
         return True
@@ -369,8 +369,10 @@ class ModelCircuitStore:
     async def load(self) -> CircuitReading:
         return await self._wire("read circuit", None, self._database.load_circuit)
 
-    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
-        return await self._wire("set circuit", None, lambda: self._database.compare_and_set_circuit(expected, new))
+    async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
+        return await self._wire(
+            "set circuit", None, lambda: self._database.compare_and_set_circuit(expected, new, not_after)
+        )
 
 
 async def direct(name: str, key: str | None, transaction: Callable[[], Any]) -> Any:

@@ -16,7 +16,7 @@ from simulation.world import SimulatedWorker, World
 
 RECORDS = 1_000
 OUTAGE_SECONDS = 8 * 3600.0
-CIRCUIT = CircuitSettings(notice_seconds=0.25)
+CIRCUIT = CircuitSettings(notice_seconds=0.5)
 LEASES = LeaseTimes(lease_seconds=90.0, prepare_seconds=10.0, request_seconds=35.0)
 
 

@@ -38,7 +38,7 @@ from simulation.plan import END_OF_TROUBLE, Action, Kind, Mood, Plan, Point
 from simulation.stores import EPOCH, Database, ModelCircuitStore, ModelOutbox, ModelRetryQueue, direct
 
 TIMES = LeaseTimes(lease_seconds=6.0, prepare_seconds=1.0, request_seconds=2.0)
-CIRCUIT = CircuitSettings(cool_down_seconds=5.0, probe_lease_seconds=6.0, notice_seconds=0.25, max_pause_seconds=30.0)
+CIRCUIT = CircuitSettings(cool_down_seconds=5.0, probe_lease_seconds=6.0, notice_seconds=0.5, max_pause_seconds=30.0)
 TRUST_SECONDS = 0.1
 POLICY = RetryPolicy(max_retries=3, base_delay_ms=1000)
 POLL_SECONDS = 4.0

@@ -1,6 +1,7 @@
 """The breaker: what the state machine decides, made atomic."""
 
 import asyncio
+from datetime import datetime
 
 import pytest
 from structlog.testing import capture_logs
@@ -134,12 +135,12 @@ class RacingStore(InMemoryCircuitStore):
 
     raced = False
 
-    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
+    async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         if not self.raced:
             self.raced = True
-            await super().compare_and_set(expected, new)
+            await super().compare_and_set(expected, new, not_after)
             return False
-        return await super().compare_and_set(expected, new)
+        return await super().compare_and_set(expected, new, not_after)
 
 
 async def test_no_count_is_lost_to_a_race() -> None:

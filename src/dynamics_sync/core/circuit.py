@@ -43,8 +43,8 @@ class CircuitSettings:
     max_pause_seconds: float = 900.0
     """The longest `Retry-After` that is honoured."""
     notice_seconds: float = 0.0
-    """How long after it was asked for a permit may still be used, and so how soon all callers know of an opening: the
-    silence of an open circuit is promised from that long after it. 0 where all callers see every change at once."""
+    """How soon all callers know of an opening: the silence of an open circuit is promised from that long after it was
+    decided. Half of it is for storing it, the other half for using a permit. 0 where all see every change at once."""
 
     def __post_init__(self) -> None:
         for name in ("failure_threshold", "cool_down_seconds", "probe_lease_seconds", "max_pause_seconds"):
@@ -68,6 +68,11 @@ class CircuitSettings:
     @property
     def notice(self) -> timedelta:
         return timedelta(seconds=self.notice_seconds)
+
+    @property
+    def news_seconds(self) -> float:
+        """How old a look at the circuit may be when an opening is stored, or when a request leaves."""
+        return self.notice_seconds / 2
 
 
 @dataclass(frozen=True, slots=True)

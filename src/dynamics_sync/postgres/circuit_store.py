@@ -1,6 +1,7 @@
 """The circuit of one target in PostgreSQL: shared by all workers, judged by the database's clock (R11, R12)."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
@@ -23,6 +24,7 @@ set state = %(state)s, failure_count = %(failure_count)s, opened_at = %(opened_a
   last_error_code = %(last_error_code)s, probe_owner = %(probe_owner)s, probe_until = %(probe_until)s,
   paused_until = %(paused_until)s, generation = %(generation)s, revision = %(revision)s
 where target = %(target)s and revision = %(expected)s
+  and (%(not_after)s::timestamptz is null or clock_timestamp() <= %(not_after)s)
 """
 
 WAKE_WORKERS = "select pg_notify('dynamics_sync', %(target)s)"
@@ -61,11 +63,12 @@ class PostgresCircuitStore:
             reading = reading_from(await cursor.fetchone())
         return [reading] * len(askers)
 
-    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
+    async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         """Store `new` if nobody changed the circuit since `expected` was read; a transition wakes all workers."""
         parameters = {
             "target": self._target,
             "expected": expected.revision,
+            "not_after": not_after,
             "state": new.state,
             "failure_count": new.failure_count,
             "opened_at": new.opened_at,

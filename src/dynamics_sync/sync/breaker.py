@@ -7,7 +7,7 @@ newest state until it holds, so that two workers never both open, both probe, or
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -64,8 +64,8 @@ class DynamicsCircuitBreaker:
         trust_seconds: float = 0.0,
     ) -> None:
         self._settings = settings or CircuitSettings()
-        if trust_seconds > self._settings.notice_seconds > 0:
-            raise ValueError("trust_seconds must not be longer than the settings' notice_seconds")
+        if trust_seconds > self._settings.news_seconds > 0:
+            raise ValueError("trust_seconds must not be longer than half of the settings' notice_seconds")
         self._clock = clock or SystemClock()
         self._store = store or InMemoryCircuitStore(self._clock)
         self._trust_seconds = trust_seconds
@@ -113,13 +113,13 @@ class DynamicsCircuitBreaker:
                 return verdict
             await self.release(verdict)
         raise DatabaseError(
-            f"The circuit could not be read within {self._settings.notice_seconds:g} s, so nothing is sent for now. "
+            f"The circuit could not be read within {self._settings.news_seconds:g} s, so nothing is sent for now. "
             "Look for what slows the database, or the way to it, down."
         )
 
     def _is_too_old(self, asked_at: float) -> bool:
-        notice_seconds = self._settings.notice_seconds
-        return notice_seconds > 0 and self._clock.monotonic() - asked_at >= notice_seconds
+        news_seconds = self._settings.news_seconds
+        return news_seconds > 0 and self._clock.monotonic() - asked_at >= news_seconds
 
     async def _ask(self) -> Permit | Blocked:
         owner = uuid4().hex
@@ -206,17 +206,27 @@ class DynamicsCircuitBreaker:
         return reading
 
     async def _apply(self, decision: Callable[[CircuitReading], Circuit]) -> Circuit:
+        tries = 0
         while True:
             reading = await self.look()
             new = decision(reading)
-            if await self._store_change(reading.circuit, new):
+            not_after = self._latest_for(reading, new) if tries < ADMIT_TRIES else None  # late is better than never
+            if await self._store_change(reading.circuit, new, not_after):
                 return new
+            tries += 1
 
-    async def _store_change(self, old: Circuit, new: Circuit) -> bool:
+    def _latest_for(self, reading: CircuitReading, new: Circuit) -> datetime | None:
+        """An opening that is stored too late would promise a silence that others cannot know of yet."""
+        opens = new.state is CircuitState.OPEN and reading.circuit.state is not CircuitState.OPEN
+        if not opens or self._settings.news_seconds == 0:
+            return None
+        return reading.now + timedelta(seconds=self._settings.news_seconds)
+
+    async def _store_change(self, old: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         if new is old:
             return True
         asked_at = self._clock.monotonic()
-        if not await self._store.compare_and_set(old, new):
+        if not await self._store.compare_and_set(old, new, not_after):
             return False
         self._remember(new, asked_at)
         _tell(old, new)

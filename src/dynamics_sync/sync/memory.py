@@ -1,5 +1,6 @@
 """Stores in memory, for programs that use the service or the breaker by themselves, in one process."""
 
+from datetime import datetime
 from uuid import uuid4
 
 from dynamics_sync.core.circuit import Circuit
@@ -17,8 +18,8 @@ class InMemoryCircuitStore:
     async def load(self) -> CircuitReading:
         return CircuitReading(self._circuit, self._clock.now())
 
-    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
-        if self._circuit.revision != expected.revision:
+    async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
+        if self._circuit.revision != expected.revision or (not_after is not None and self._clock.now() > not_after):
             return False
         self._circuit = new
         return True

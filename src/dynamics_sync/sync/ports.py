@@ -65,8 +65,9 @@ class CircuitStore(Protocol):
 
     async def load(self) -> CircuitReading: ...
 
-    async def compare_and_set(self, expected: Circuit, new: Circuit) -> bool:
-        """Store `new` if the stored circuit still has the revision of `expected`."""
+    async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
+        """Store `new` if the stored circuit still has the revision of `expected`, and if it is not later than
+        `not_after` by the clock that `load` reads."""
         ...
 
 
