@@ -160,7 +160,7 @@ class History(RuleBasedStateMachine):
 
 
 def test_one_thing_after_the_other(place: Place) -> None:
-    run_state_machine_as_test(lambda: History(place), settings=search(20, phases=[Phase.explicit, Phase.generate]))
+    run_state_machine_as_test(lambda: History(place), settings=search(15, phases=[Phase.explicit, Phase.generate]))
 
 
 def test_several_things_at_once(place: Place) -> None:

@@ -286,7 +286,7 @@ class TestReplayInPostgres:
     async def test_workers_who_settle_the_same_records_do_not_get_in_its_way(self, postgres: PostgresStores) -> None:
         outbox = postgres.outbox()
         keys = [str(number) for number in range(100)]
-        for _ in range(5):
+        for _ in range(3):
             ids = await failed(postgres, outbox, *keys)
             await change(postgres, *keys)
             claimed = await claim(outbox)

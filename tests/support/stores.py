@@ -95,6 +95,10 @@ class Transaction(Protocol):
 
     async def end(self, *, commits: bool) -> None: ...
 
+    async def break_off(self) -> None:
+        """Its session dies."""
+        ...
+
 
 class Stores(Protocol):
     """All stores of one target."""
@@ -286,6 +290,15 @@ class PostgresTransaction:
         await self._connection.execute("commit" if commits else "rollback")
         await self._pool.putconn(self._connection)
 
+    async def break_off(self) -> None:
+        process = self._connection.info.backend_pid
+        await self._connection.close()
+        await self._pool.putconn(self._connection)
+        async with self._pool.connection() as other, asyncio.timeout(10):
+            lives = "select from pg_stat_activity where pid = %s"
+            while await (await other.execute(lives, [process])).fetchall():
+                await asyncio.sleep(0.001)
+
 
 class ModelStores:
     """In the model that the simulation runs on."""
@@ -370,6 +383,9 @@ class ModelTransaction:
         if commits:
             for change in self._changes:
                 self._stores.database.mark_dirty(*change)
+
+    async def break_off(self) -> None:
+        await self.end(commits=False)
 
 
 def picture_of(database: Database) -> Picture:
