@@ -45,14 +45,15 @@ class Violation:
 
 def check(history: History) -> list[Violation]:
     """Every violation, oldest first."""
+    requests = sorted((request for request in history.requests if not request.frozen), key=lambda each: each.began)
     found = [
         *_forgotten(history),
         *_phantoms(history),
         *_unaccounted(history),
         *_not_newest(history),
-        *_overlaps(history.requests),
-        *_second_probes(history),
-        *_while_open(history),
+        *_overlaps(requests),
+        *_second_probes(history, requests),
+        *_while_open(history, requests),
     ]
     return sorted(found, key=lambda violation: violation.at)
 
@@ -149,7 +150,6 @@ def _overlaps(requests: Sequence[Request]) -> Iterator[Violation]:
     for request in requests:
         by_key[request.key].append(request)
     for key, of_record in by_key.items():
-        of_record.sort(key=lambda request: request.began)
         last = of_record[0]
         for request in of_record[1:]:
             if request.began < last.ended:
@@ -159,10 +159,9 @@ def _overlaps(requests: Sequence[Request]) -> Iterator[Violation]:
             last = max(last, request, key=lambda each: each.ended)
 
 
-def _second_probes(history: History) -> Iterator[Violation]:
+def _second_probes(history: History, requests: Sequence[Request]) -> Iterator[Violation]:
     """A request beside the probe, or without leave; and a probe that began while the one before it, whose place was
     given away, was still in flight."""
-    requests = sorted(history.requests, key=lambda request: request.began)
     last_probe: Request | None = None
     for change, until in _spans(history):
         if change.state != "half_open":
@@ -177,8 +176,7 @@ def _second_probes(history: History) -> Iterator[Violation]:
             yield Violation(Rule.SECOND_PROBE, request.began, text, request.key)
 
 
-def _while_open(history: History) -> Iterator[Violation]:
-    requests = sorted(history.requests, key=lambda request: request.began)
+def _while_open(history: History, requests: Sequence[Request]) -> Iterator[Violation]:
     for change, until in _spans(history):
         if change.state != "open" or change.opened_at is None:
             continue

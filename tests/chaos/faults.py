@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from asyncio.subprocess import DEVNULL
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -11,7 +11,8 @@ from random import Random
 import psycopg
 
 from chaos.load import Load, patient
-from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, stop
+from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, stop
+from chaos.workers import Worker
 from dynamics_sync.core.errors import DatabaseError
 from support import commands
 
@@ -51,6 +52,7 @@ WAIT_FOR_REQUESTS_SECONDS = 3.0
 """How long a fault of Dynamics waits for somebody to meet it."""
 
 REPLAY_SECONDS = 15.0
+"""How long an operator waits."""
 
 Fault = Callable[[Random], Awaitable[None]]
 
@@ -108,14 +110,14 @@ class Faults:
 
     async def pause(self, random: Random) -> None:
         """Stopped, with whatever is under way, until its leases are over and others have what it held."""
-        worker = random.choice([worker for worker in self.workers if worker.is_sending] or self.workers)
-        if not worker.pause():
-            return
+        while not (sending := [worker for worker in self.workers if worker.is_sending]):
+            await asyncio.sleep(0.1)
+        worker = random.choice(sending)
         seconds = self.lease_seconds + random.uniform(0.2, 1.5)
         self.diary.note(PAUSE, f"{worker.name}, {seconds:.1f} s")
-        await asyncio.sleep(seconds)
-        if worker.go_on():
-            self.diary.note("SIGCONT", worker.name)
+        with worker.stopped():
+            await asyncio.sleep(seconds)
+        self.diary.note("SIGCONT", worker.name)
 
     async def crash(self, random: Random) -> None:
         self.diary.note(CRASH)
@@ -173,7 +175,30 @@ class Faults:
     async def replay(self, random: Random) -> None:
         """What an operator does now and then."""
         self.diary.note(REPLAY)
-        await replay_all(self.load.database, self.dynamics)
+        await self.replay_all()
+
+    async def replay_all(self) -> bool:
+        """`queue replay --all --yes`, whose patience with a Dynamics that is down is longer than ours: then Ctrl-C.
+        False where it did not get to its end."""
+        process = await asyncio.create_subprocess_exec(
+            *(*commands.COMMAND, "queue", "replay", "--all", "--yes"),
+            cwd=self.dynamics.directory,
+            env=commands.environment({"database_url": self.load.database}),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+        )
+        told = asyncio.create_task(process.communicate())
+        try:
+            await asyncio.wait({told}, timeout=REPLAY_SECONDS)
+            if process.returncode is None:
+                process.send_signal(signal.SIGINT)
+            _, errors = await told
+        finally:
+            await stop(process)
+        if b"Traceback" in errors:
+            self.diary.unforeseen.append(f"queue replay\n{errors.decode()[-3000:]}")
+        return process.returncode == 0
 
     def _weather(self, declared: dict[str, object]) -> Fault:
         async def weather(random: Random) -> None:
@@ -223,28 +248,6 @@ class Faults:
             self.diary.note("healed", worker.name)
 
         return partition
-
-
-async def replay_all(database: str, dynamics: Dynamics) -> bool:
-    """`queue replay --all --yes`, whose patience with a Dynamics that is down is longer than ours: then Ctrl-C.
-    False where it did not get to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *(*commands.COMMAND, "queue", "replay", "--all", "--yes"),
-        cwd=dynamics.directory,
-        env=commands.environment({"database_url": database}),
-        stdin=DEVNULL,
-        stdout=DEVNULL,
-        stderr=DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(REPLAY_SECONDS):
-            return await process.wait() == 0
-    except TimeoutError:
-        process.send_signal(signal.SIGINT)
-        await process.wait()
-        return False
-    finally:
-        await stop(process)
 
 
 async def run_lane(lane: dict[str, Fault], random: Random, pace: Pace, is_over: Callable[[bool], bool]) -> None:

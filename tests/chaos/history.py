@@ -49,6 +49,9 @@ class Request:
     began: float
     ended: float
     how: str
+    frozen: bool = False
+    """Its sender was stopped after it was admitted and before it left: it leaves when the sender goes on, and nothing
+    that is decided meanwhile can call it back. I3 to I5 cannot hold for it; I2 must, at the end."""
 
 
 @dataclass(frozen=True, slots=True)

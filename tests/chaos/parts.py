@@ -1,7 +1,6 @@
-"""The parts that a run starts, breaks and repairs: the database, Dynamics, the roads to them, the workers."""
+"""The parts that a run starts, breaks and repairs: the database, Dynamics, the roads to them."""
 
 import asyncio
-import json
 import shutil
 import signal
 import sys
@@ -12,27 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from tempfile import mkdtemp
 from typing import Any
 from unittest.mock import patch
 
 import aiohttp
 
-from chaos.history import TORN, Event, Request, State, Write
+from chaos.history import TORN, Event, State, Write
 from chaos.load import number_of
-from chaos.namespaces import Namespace
-from chaos.preamble import Point
 from dynamics_sync.postgres import embedded
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from support.commands import COMMAND, START, environment, free_port
+from support.commands import COMMAND, free_port
 from support.engine import ENTITY_SET
 from support.postgres import binaries
-
-MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 25, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
-"""At which pass, at most, a process dies at a point, as long as none has died there in this run."""
-LATER_LIVES = 20
-"""So many times as often it may pass where others have died: a process that starts does no work."""
 
 LATENCY_SECONDS = 0.06
 """What a good answer takes: what is in flight must be so for a while, or nothing could ever happen meanwhile."""
@@ -46,6 +37,8 @@ class Diary:
 
     counts: Counter[str] = field(default_factory=Counter)
     events: list[Event] = field(default_factory=list)
+    unforeseen: list[str] = field(default_factory=list)
+    """What a command said that met an error nobody foresaw, or a worker that ended by itself."""
 
     def note(self, what: str, detail: str = "") -> None:
         self.counts[what] += 1
@@ -140,7 +133,6 @@ class Dynamics:
     refused: list[str] = field(default_factory=list)
     """Keys of records that it does not take: they fill the queue."""
     writes: list[Write] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
 
     async def start(self) -> None:
         with (self.directory / "simulator.log").open("ab") as log:
@@ -154,7 +146,7 @@ class Dynamics:
         await stop(self.process)
 
     async def kill(self) -> None:
-        """It loses its records."""
+        """It loses its records. What it wrote since they were fetched is not seen: `resync` sends it once more."""
         self.whole = False
         await self.fetch()
         await stop(self.process)
@@ -170,9 +162,7 @@ class Dynamics:
                 assert response.status == 201, await response.text()
 
     async def fetch(self) -> None:
-        """Take over what this life has noted so far; once in each life."""
-        async with self.http.get(self._control("requests")) as response:
-            self.requests += [noted for noted in await response.json() if noted["entity_set"] == ENTITY_SET]
+        """Take over what was written in this life; once in each."""
         async with self.http.get(self._control(f"records/{ENTITY_SET}")) as response:
             self.writes += [
                 Write(record["key"], version["at"], state_of(version["attributes"]), self.life)
@@ -189,182 +179,3 @@ def state_of(attributes: Mapping[str, Any]) -> State:
     if attributes["statecode"] != 0:
         return None
     return number_of(attributes["hlf_expireson"], attributes["hlf_issuedon"], attributes["hlf_status"]) or TORN
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """What every worker of a run has in common."""
-
-    directory: Path
-    database: str
-    """With the port of the road; the host is each worker's own."""
-    database_port: int
-    dynamics_port: int
-    request_timeout_seconds: float
-    request_seconds: float
-    """The longest that one may take, with what surrounds it."""
-    late_seconds: float
-    cool_down_seconds: float
-
-
-@dataclass
-class Life:
-    """One process of a worker."""
-
-    process: Process
-    trace: Path
-    log: Path
-    started: float
-    killed: bool = False
-    """By us, from outside."""
-    ended: float = float("inf")
-
-
-@dataclass
-class Worker:
-    """A worker as a machine runs it: whenever it ends, it is started again."""
-
-    name: str
-    settings: WorkerSettings
-    diary: Diary
-    random: Random
-    namespace: Namespace | None = None
-    lives: list[Life] = field(default_factory=list)
-    unforeseen: list[str] = field(default_factory=list)
-    """The end of each log that has what it should not have."""
-
-    @property
-    def process(self) -> Process | None:
-        """The one that runs."""
-        return self.lives[-1].process if self.lives and self.lives[-1].process.returncode is None else None
-
-    @property
-    def is_sending(self) -> bool:
-        """The process that runs has sent something."""
-        return self.process is not None and _sent(self.lives[-1].trace) > 0
-
-    @property
-    def sent(self) -> int:
-        """Requests of all its processes."""
-        return sum(_sent(life.trace) for life in self.lives)
-
-    async def keep_running(self) -> None:
-        """Until cancelled."""
-        try:
-            while True:
-                life = await self._start()
-                status = await life.process.wait()
-                life.ended = time.time()
-                self._note_end(life, status)
-                await asyncio.sleep(self.random.uniform(0.05, 0.3))
-        finally:
-            await stop(self.process)
-            if self.lives:
-                self.lives[-1].ended = min(self.lives[-1].ended, time.time())
-
-    def kill(self) -> bool:
-        """SIGKILL; False if it does not run now."""
-        return self._signal(signal.SIGKILL)
-
-    def pause(self) -> bool:
-        return self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> bool:
-        return self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> bool:
-        if self.process is None:
-            return False
-        self.lives[-1].killed |= number is signal.SIGKILL
-        self.process.send_signal(number)
-        return True
-
-    async def _start(self) -> Life:
-        given, count = self.settings, len(self.lives)
-        deaths = {
-            str(point): self.random.randint(1, most * (LATER_LIVES if self.diary.counts[point.death] else 1))
-            for point, most in MOST_PASSES.items()
-        }
-        files = given.directory / f"{self.name}.{count + 1}"
-        trace, log = (files.with_name(f"{files.name}.{kind}") for kind in ("trace", "log"))
-        arguments = f"{str(trace)!r}, {given.request_seconds}, {given.late_seconds}, {deaths}"
-        first = (
-            f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom chaos.preamble import install; install({arguments})"
-        )
-        command = (sys.executable, "-c", f"{first}\n{START}", "run", "--no-web")
-        host = self.namespace.here if self.namespace else "127.0.0.1"
-        dynamics = f"http://{host}:{given.dynamics_port}"
-        settings = {
-            "database_url": given.database.format(host=host, port=given.database_port),
-            "dynamics_url": dynamics,
-            "authority_url": dynamics,
-            "tenant_id": "demo",
-            "client_id": "demo",
-            "client_secret": "demo",
-            "poll_seconds": "0.2",
-            "base_delay_ms": "50",
-            "token_pause_seconds": "0.5",
-            "cool_down_seconds": str(given.cool_down_seconds),
-            "request_timeout_seconds": str(given.request_timeout_seconds),
-            "concurrency": "8",
-        }
-        with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *(self.namespace.inside(*command) if self.namespace else command),
-                cwd=given.directory,
-                env=environment(settings),
-                stdin=DEVNULL,
-                stderr=errors,
-            )
-        life = Life(process, trace, log, time.time())
-        self.lives.append(life)
-        return life
-
-    def _note_end(self, life: Life, status: int) -> None:
-        told = life.log.read_text()
-        died = [line["died"] for line in trace_lines(life.trace) if "died" in line]
-        if died:
-            self.diary.note(Point(died[0]).death, self.name)
-        elif status == 1 and "Traceback" not in told:
-            self.diary.note("start refused", self.name)
-        elif not life.killed or "Traceback" in told:
-            self.diary.note("ended by itself", f"{self.name}, status {status}")
-            self.unforeseen.append(f"{self.name}, status {status}\n{told[-3000:]}")
-
-
-def _sent(trace: Path) -> int:
-    return trace.read_bytes().count(b"began") if trace.exists() else 0
-
-
-def trace_lines(trace: Path) -> list[dict[str, Any]]:
-    """What the preamble noted."""
-    if not trace.exists():
-        return []
-    return [json.loads(line) for line in trace.read_text().splitlines() if line.endswith("}")]
-
-
-def requests_of(worker: Worker) -> list[Request]:
-    """What left the worker."""
-    return [
-        request
-        for number, life in enumerate(worker.lives, 1)
-        for request in requests_in(life.trace, f"{worker.name}.{number}", worker.settings.request_seconds, life.ended)
-    ]
-
-
-def requests_in(trace: Path, sender: str, request_seconds: float, killed_at: float) -> list[Request]:
-    """What left one process, as it saw it; see `Request` for how a request ends."""
-    found: list[Request] = []
-    under_way: dict[int, dict[str, Any]] = {}
-
-    def end(begun: dict[str, Any], ended: float, how: str) -> None:
-        found.append(Request(begun["key"], sender, begun["at"], min(ended, begun["at"] + request_seconds), how))
-
-    for line in trace_lines(trace):
-        if "began" in line:
-            under_way[line["began"]] = line
-        elif "ended" in line:
-            end(under_way.pop(line["ended"]), line["at"], line["how"])
-    for begun in under_way.values():
-        end(begun, killed_at, "nothing: it was killed")
-    return found

@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ from dynamics_sync.dynamics import checks, tokens
 from dynamics_sync.postgres import connections, listener, outbox, retry_queue
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync import lease, worker
+from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.lease import LeaseTimes
+
+_admitted: ContextVar[float | None] = ContextVar("admitted", default=None)
+"""When the breaker let the task's next request pass."""
 
 PREPARE_SECONDS = 0.5
 
@@ -70,6 +75,7 @@ def install(trace: str, request_seconds: float, late_seconds: float, deaths: dic
     death = _Death(noted, {Point(point): passes for point, passes in deaths.items()}, truce)
     request = aiohttp.ClientSession._request
     aiohttp.ClientSession._request = _traced(request, noted, death)  # type: ignore[method-assign]
+    DynamicsCircuitBreaker.admit = _noting(DynamicsCircuitBreaker.admit)  # type: ignore[method-assign]
     PostgresOutbox.claim = _deadly_after(PostgresOutbox.claim, death)  # type: ignore[method-assign]
     PostgresOutbox.settle = _deadly_before(PostgresOutbox.settle, death)  # type: ignore[method-assign]
     psycopg.AsyncConnection.execute = _deadly_insert(psycopg.AsyncConnection.execute, death)  # type: ignore[method-assign]
@@ -123,6 +129,15 @@ class _Death:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _noting(admit: Method) -> Method:
+    async def admits(self: DynamicsCircuitBreaker) -> Any:
+        verdict = await admit(self)
+        _admitted.set(time.time())
+        return verdict
+
+    return admits
+
+
 def _traced(request: Method, trace: _Trace, death: _Death) -> Method:
     count = 0
 
@@ -133,7 +148,7 @@ def _traced(request: Method, trace: _Trace, death: _Death) -> Method:
             return await request(self, method, url, **options)
         count += 1
         number = count
-        trace.note(began=number, key=match[1])
+        trace.note(began=number, key=match[1], admitted=_admitted.get())
         how = "nothing"
         try:
             answer = await request(self, method, url, **options)

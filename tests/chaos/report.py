@@ -22,8 +22,8 @@ def print_report(console: Console, result: Result) -> None:
         console.print(f"LEFT OUT: workers cut off from the network, because {result.partitions}", style="yellow")
     if not result.drained:
         console.print("It did not drain: records still wait though everything is repaired.", style="red")
-    for text in result.unforeseen:
-        console.print(f"A worker met an unforeseen error:\n{text}", style="red", markup=False)
+    for text in result.diary.unforeseen:
+        console.print(f"An error that nobody foresaw:\n{text}", style="red", markup=False)
     for violation in result.violations[:TIME_LINES]:
         console.print(f"{violation.rule}: record {violation.key}: {violation.text}", style="bold red")
         for line in time_line(result.history, violation):
@@ -52,6 +52,7 @@ def _came(result: Result) -> dict[str, int]:
     states = Counter(change.state for change in history.circuit if change.state == "open" or change.is_probing)
     return {
         "requests": len(history.requests),
+        "requests that a stopped process had decided on": sum(request.frozen for request in history.requests),
         "writes that took effect after their sender had given up": result.late,
         "writes in Dynamics": len(history.writes),
         "circuit openings": states["open"],

@@ -15,12 +15,13 @@ import aiohttp
 import psycopg
 
 from chaos.checker import Violation, check, late_writes, overwritten
-from chaos.faults import Faults, Pace, replay_all, run_lane
+from chaos.faults import Faults, Pace, run_lane
 from chaos.history import History, Look
 from chaos.load import NOTE_CIRCUIT, PREPARE, Load, circuit_history, committed, look, patient, queued
 from chaos.namespaces import Namespace, namespaces, why_not
-from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, Worker, WorkerSettings, own_postgres, requests_of
+from chaos.parts import CrashingPostgres, Diary, Dynamics, Road, own_postgres
 from chaos.preamble import TRUCE, Point, lease_seconds
+from chaos.workers import Worker, WorkerSettings, requests_of
 from dynamics_sync.postgres.connections import Connection
 from dynamics_sync.postgres.migrate import migrate
 from support.postgres import EVERYTHING
@@ -29,7 +30,7 @@ REQUEST_TIMEOUT_SECONDS = 0.8
 REQUEST_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 LOOK_SECONDS = 0.5
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 """How long a run goes on for what has not happened yet."""
 DRAIN_SECONDS = 90.0
 """By then everything that was repaired must have drained."""
@@ -70,12 +71,10 @@ class Result:
     late: int
     queued: Mapping[str, int]
     """Entries of the queue, by status."""
-    unforeseen: Sequence[str]
-    """The end of the log of each worker that met an error nobody foresaw, or ended by itself."""
 
     @property
     def held(self) -> bool:
-        return self.drained and not self.violations and not self.unforeseen
+        return self.drained and not self.violations and not self.diary.unforeseen
 
 
 Progress = Callable[[float, str], None]
@@ -238,7 +237,7 @@ class _Stage:
                 await self._rest(connection)
                 first = await look(connection, self.dynamics.life)
                 self.diary.note("drained, but for the queue")
-                while not await replay_all(self.postgres.url, self.dynamics):
+                while not await self.faults.replay_all():
                     pass
                 await self._rest(connection)
                 return [first, await look(connection, self.dynamics.life)]
@@ -247,14 +246,8 @@ class _Stage:
 
     async def _rest(self, connection: Connection) -> None:
         """Until nothing waits, and no packet of a dead or impatient sender is still on its way."""
-        waiting = "select count(*) from dynamics_sync.outbox"
-        cursor = await connection.execute("select to_regclass('dynamics_sync.unanswered') is not null")
-        if await cursor.fetchone() == (True,):
-            waiting = (
-                "select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.unanswered)"
-            )
         while True:
-            row = await (await connection.execute(waiting)).fetchone()
+            row = await (await connection.execute(WAITING)).fetchone()
             if row == (0,) and not any(cable.has_unsent() for cable in self.cables):
                 return
             await asyncio.sleep(0.1)
@@ -286,5 +279,4 @@ class _Stage:
             healed=overwritten(history),
             late=late_writes(history),
             queued=entries,
-            unforeseen=[text for worker in self.workers for text in worker.unforeseen],
         )

@@ -23,7 +23,7 @@ def result() -> Result:
 
 def test_nothing_is_lost_and_every_promise_is_kept(result: Result) -> None:
     assert result.violations == []
-    assert result.unforeseen == []
+    assert result.diary.unforeseen == []
     assert result.drained
 
 

@@ -147,6 +147,12 @@ def test_a_request_while_the_circuit_is_open_is_seen() -> None:
     assert rules(with_requests(Request("e", "worker 3", began, began + 0.1, "503"))) == [Rule.WHILE_OPEN]
 
 
+def test_what_was_decided_before_its_sender_was_stopped_is_nobodys_fault() -> None:
+    began = OPENED + NOTICE_SECONDS + 0.01
+    frozen = Request("a", "worker 3", began, began + 0.1, "TimeoutError", frozen=True)
+    assert check(with_requests(frozen, replace(frozen, key="b", began=2.2))) == []
+
+
 def test_the_others_have_a_moment_to_notice_that_it_opened() -> None:
     began = OPENED + NOTICE_SECONDS - 0.01
     assert check(with_requests(Request("e", "worker 3", began, began + 0.1, "503"))) == []

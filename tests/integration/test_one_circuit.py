@@ -22,7 +22,8 @@ from rich.table import Table
 from chaos.checker import check
 from chaos.history import History, Request
 from chaos.load import NOTE_CIRCUIT, circuit_history
-from chaos.parts import TESTS, answers, requests_in
+from chaos.parts import TESTS, answers
+from chaos.workers import requests_in
 from dynamics_sync.postgres.binaries import wheel_binaries
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from dynamics_sync import app, sandbox
 from dynamics_sync.postgres.records import PostgresRecords
+from dynamics_sync.simulator import Simulator, SimulatorConfig
 from dynamics_sync.sync.reconciliation import TableReport
 from support.by_hand import back_up, hand, past_the_triggers, restore
-from support.engine import Stage, stage
+from support.engine import Stage, engine_settings, stage
 
 CERTIFICATIONS = "public.certifications"
 ACTIVE, EXPIRED, REVOKED = 100000001, 100000003, 100000004
@@ -282,3 +284,17 @@ async def test_a_record_whose_key_no_row_can_have_is_extra_and_a_persons_to_judg
         await on.settled()
         assert [entry[0] for entry in await on.queue()] == ["requires_investigation"]
         assert (await reconcile(on, repair=True)).waiting == 1
+
+
+async def test_another_environment_is_read_from_the_beginning(database: str) -> None:
+    """What was seen in one, and the links that it gave, mean nothing to the other."""
+    async with stage(database) as on:
+        key = await on.issue()
+        await on.settled()
+        assert (await reconcile(on)).differences == 0
+    async with Simulator(SimulatorConfig(sandbox.simulator_tables(app.read_mapping(None)))) as other:
+        settings = engine_settings(database, other.url)
+        async with app.open_engine(settings, database) as engine:
+            (report,) = await engine.reconciliation.reconciler.run()
+            assert report == replace(ALL_WELL, compared=1, missing=1)
+            assert [finding.record_key for finding in await engine.reconciliation.store.findings()] == [key]

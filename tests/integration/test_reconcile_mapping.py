@@ -214,10 +214,13 @@ async def test_a_name_that_dynamics_does_not_have_is_told(own: Own) -> None:
         "people", "id int primary key, team uuid", 'team = { to = "new_Team", lookup = { entity_set = "teams" } }'
     )
     own.table("others", "id int primary key, v text", 'v = "new_v"')
+    own.table("third", "id int primary key, w text", 'w = "new_w"')
     async with own.synchronised() as on:
-        own.mapping.write_text(own.mapping.read_text().replace("new_Team", "new_team").replace("new_v", "new_w"))
-        own.mapping.write_text(own.mapping.read_text().replace('"new_others"', '"absent"'))
+        text = own.mapping.read_text().replace("new_Team", "new_team").replace('"new_others"', '"absent"')
+        own.mapping.write_text(text.replace("new_w", "new_absent"))
         async with own.engine_for(on) as other:
-            people, others = await other.reconciliation.reconciler.run()
+            people, others, third = await other.reconciliation.reconciler.run()
             assert "no navigation property new_team" in str(people.error)
             assert "no entity set absent" in str(others.error)
+            assert "new_third be read" in str(third.error)
+            assert "A name in the mapping" in str(third.error)

@@ -246,6 +246,6 @@ async def test_a_table_that_may_not_be_read_keeps_no_other_from_being_compared(d
         await on.fault(kind="status", status=403, method="GET", entity_set="new_closed")
         await on.user.execute("revoke select on public.locked from service_role")
         closed, locked, opened = await on.engine.reconciliation.reconciler.run()
-        assert "Dynamics refused to let new_closed be read" in str(closed.error)
+        assert "Dynamics did not let new_closed be read" in str(closed.error)
         assert "public.locked cannot be read" in str(locked.error)
         assert (opened.compared, opened.error) == (1, None)

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as Bar
@@ -94,7 +93,8 @@ _WHAT = {
 
 def _show(reports: Sequence[TableReport], findings: Sequence[StoredFinding]) -> None:
     names = ("compared", "missing", "different", "extra", "repaired", "waiting")
-    table = Table(Column("table", overflow="fold"), *(Column(name, justify="right") for name in names), box=SIMPLE_HEAD)
+    columns = (Column("table", overflow="fold"), *(Column(name, justify="right") for name in names))
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for report in reports:
         table.add_row(escape(report.source_table), *(f"{getattr(report, name):,}" for name in names))
     console.print(table)
@@ -107,5 +107,8 @@ def _show(reports: Sequence[TableReport], findings: Sequence[StoredFinding]) -> 
         console.print(f"These are {MOST_SHOWN} of {total:,}. The others are in dynamics_sync.reconciliation_findings.")
     if any(report.differences > report.repaired for report in reports):
         console.print("`dynamics-sync reconcile --repair` marks them dirty: the worker brings them to Dynamics.")
+    elif total:
+        console.print("They are marked dirty: the worker brings them to Dynamics.")
     if without := sum(report.without_key for report in reports):
-        console.print(f"{without:,} records in Dynamics have no key: they were made there, and were not compared.")
+        records = "1 record of Dynamics has" if without == 1 else f"{without:,} records of Dynamics have"
+        console.print(f"{records} no key: made there, and not compared.")

@@ -30,6 +30,10 @@ _EXPLANATIONS = {
     "http_429": "Dynamics asked us to slow down.",
     "contract_mismatch": "Something answered that is not Dataverse: a log-in page, a proxy or another service. Check "
     "the Dynamics address, and that nothing stands in between.",
+    "foreign_link": "The answer leads on to another host than that of the Dynamics address in the settings, and the "
+    "access token must not go there. Set the address that Dynamics itself uses.",
+    "page_too_large": "A page of records is longer than 64 MB, because of long texts. Leave these out of the mapping, "
+    "or switch reconciliation off.",
     "timeout": "Dynamics did not answer in time. It may or may not have stored the record.",
     "connection_refused": "Dynamics refused the connection.",
     "connection_reset": "The connection to Dynamics was lost. It may or may not have stored the record.",

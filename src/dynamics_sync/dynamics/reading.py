@@ -33,6 +33,10 @@ class UnexpectedAnswerError(Exception):
     """The answer is not what the contract says."""
 
 
+class ForeignLinkError(Exception):
+    """A link in the answer leads elsewhere. Dynamics may be well, and have another name than we know it by."""
+
+
 class DataverseReader:
     """The questions that are asked of one environment."""
 
@@ -41,6 +45,10 @@ class DataverseReader:
         self._session = session
         self._tokens = tokens
         self._clock = clock
+
+    @property
+    def environment(self) -> str:
+        return self._root
 
     async def token(self) -> str:
         return await self._tokens.get()
@@ -118,11 +126,12 @@ class DataverseReader:
         if not isinstance(link, str):
             raise UnexpectedAnswerError
         try:
-            there, root = URL(link, encoded=True), URL(self._root)
+            there = URL(link, encoded=True)
+            is_ours = there.user is None and there.origin() == URL(self._root).origin()
         except ValueError:
-            raise UnexpectedAnswerError from None
-        if there.origin() != root.origin() or not there.raw_path.startswith("/api/data/"):
-            raise UnexpectedAnswerError
+            is_ours = False
+        if not is_ours:
+            raise ForeignLinkError
         return link
 
 
@@ -151,10 +160,14 @@ class WebQuestion(Generic[T]):
             return Transient(connection_error_code(error))
         if status != 200:
             return self._failure(status, answered, body or b"")
+        if body is None:
+            return Refused(status, "page_too_large")
         try:
-            return Mismatch() if body is None else Found(self.parse(json.loads(body)))
+            return Found(self.parse(json.loads(body)))
         except (ValueError, RecursionError, UnexpectedAnswerError):
             return Mismatch()
+        except ForeignLinkError:
+            return Refused(status, "foreign_link")
 
     def _failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
         answer = answer_from(status, headers, body, self.clock.now())

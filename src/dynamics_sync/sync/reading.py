@@ -108,6 +108,11 @@ class Question(Protocol[T]):
 class Reader(Protocol):
     """The questions that a Dynamics answers."""
 
+    @property
+    def environment(self) -> str:
+        """Which Dynamics: links of one mean nothing to another."""
+        ...
+
     async def token(self) -> str:
         """An access token; CredentialsError if there is none."""
         ...
@@ -227,10 +232,16 @@ class GentleReader:
 
 
 def _refusal(about: str, status: int, code: str) -> RefusedReadingError:
-    if status not in (401, 403):
-        return RefusedReadingError(f"Dynamics refused to let {about} be read ({code}): {explain(code)}", status)
-    return RefusedReadingError(
-        f"Dynamics refused to let {about} be read ({code}). Reconciling needs a right that sending does not: the "
-        "application user's security role must let it read the table, all records of the organisation.",
-        status,
-    )
+    if status in (401, 403):
+        advice = (
+            "Reconciling needs a right that sending does not: the application user's security role must let it read "
+            "the table, all records of the organisation."
+        )
+    elif status >= 400:
+        advice = (
+            "A name in the mapping may be another one there: compare `entity_set`, `alternate_key` and the columns' "
+            "`to` with the table in Dynamics."
+        )
+    else:
+        advice = explain(code)
+    return RefusedReadingError(f"Dynamics did not let {about} be read ({code}). {advice}", status)

@@ -130,8 +130,9 @@ class Reconciler:
             try:
                 progress = await (await open_table(tools, table)).run(progress)
             except (RefusedReadingError, MappingError) as error:
-                unfinished = await self._store.load(table.source)
-                report = TableReport(table.source) if unfinished is None else await self._store.report(unfinished)
+                reached = await self._store.load(table.source)
+                is_of_this_run = reached is not None and reached.finished_at is None
+                report = await self._store.report(reached) if reached and is_of_this_run else TableReport(table.source)
                 return replace(report, error=str(error))
         while repair and await self._store.repair(progress, REPAIRED_AT_ONCE):
             await self._turns.keep()

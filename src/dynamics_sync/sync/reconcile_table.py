@@ -102,8 +102,9 @@ class TableRun:
         self._source = table.source
         self._tracks_changes = definition.tracks_changes
         self._view = View(table.entity_set, definition.primary_id, table.alternate_key, comparison.properties)
-        self._mapping = blake2b(f"{table.model_dump_json()} {self._view}".encode(), digest_size=16).hexdigest()
-        self._given_links: set[str] = set()
+        meaning = f"{tools.reader.environment} {table.model_dump_json()} {self._view}"
+        self._mapping = blake2b(meaning.encode(), digest_size=16).hexdigest()
+        self._given_link: str | None = None
         self._references = _References(tools)
 
     async def run(self, previous: Progress | None) -> Progress:
@@ -146,7 +147,7 @@ class TableRun:
             page = await self._tools.ask(self._page(progress))
         except RefusedReadingError as refusal:
             # A link lives for some days, and not longer than its environment: then all is read anew.
-            if refusal.is_about_rights or progress.link is None or progress.link in self._given_links:
+            if refusal.is_about_rights or progress.link is None or progress.link == self._given_link:
                 raise
             return await self._begin(progress, full=True)
         keyed = [held for held in page.held if held.key is not None]
@@ -161,7 +162,7 @@ class TableRun:
         none_of_ours = [held.id for held in page.held if held.key is None]
         progress = replace(_with_newest(progress, keyed), without_key=progress.without_key + len(none_of_ours))
         if page.next_link is not None:
-            self._given_links.add(page.next_link)
+            self._given_link = page.next_link
             progress = replace(progress, link=page.next_link)
         else:
             progress = replace(progress, phase=Phase.ROWS, link=None, delta_link=page.delta_link)

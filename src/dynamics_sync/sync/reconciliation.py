@@ -34,7 +34,7 @@ class Progress:
     """The run that last read all of Dynamics' table: what was seen before it does not count."""
     full_at: datetime
     mapping: str
-    """A digest of the table's mapping: with another mapping, what was seen means nothing."""
+    """A digest of the table's mapping and the Dynamics environment: with another, what was seen means nothing."""
     begun_at: datetime
     finished_at: datetime | None = None
     phase: Phase = Phase.DYNAMICS
