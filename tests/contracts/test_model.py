@@ -18,12 +18,14 @@ from dynamics_sync.postgres import outbox as postgres_outbox
 from support.acts.cast import Act, Cast, Choice
 from support.acts.drawn import Draw
 from support.acts.people import End
+from support.model_stores import picture_of
 from support.orders import Thread, orders
 from support.outbox import LEASE_SECONDS
 from support.postgres import SERVERS, Cluster
+from support.postgres_stores import PostgresStores
 from support.search import LONGER, search
 from support.seen import Names, seen
-from support.stores import MOMENT, PostgresStores, picture_of
+from support.stores import MOMENT
 
 PATIENCE_SECONDS = 30
 """After which what was awaited does not come."""

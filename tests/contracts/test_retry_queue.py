@@ -15,18 +15,10 @@ from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.sync.memory import InMemoryRetryQueue
 from dynamics_sync.sync.ports import Failure, Outbox, RetryQueue
 from support.clock import FakeClock
-from support.outbox import LEASE_SECONDS, TABLE
-from support.stores import (
-    Entry,
-    ModelStores,
-    PostgresStores,
-    Stores,
-    change,
-    claim,
-    claim_one,
-    transaction,
-    until_somebody_waits,
-)
+from support.model_stores import ModelStores
+from support.outbox import LEASE_SECONDS, TABLE, claim, claim_one
+from support.postgres_stores import PostgresStores
+from support.stores import Entry, Stores, change, transaction, until_somebody_waits
 
 APPLIED = Applied(1)
 

@@ -10,7 +10,8 @@ from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.sync.ports import Outbox
 from simulation.stores import Database
 from support.orders import Thread
-from support.stores import MOMENT, PostgresStores, Transaction
+from support.postgres_stores import PostgresStores
+from support.stores import MOMENT, Transaction
 
 
 @dataclass(frozen=True, slots=True)
