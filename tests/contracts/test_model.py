@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import Phase, note
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -162,7 +162,7 @@ class History(RuleBasedStateMachine):
 
 
 def test_one_thing_after_the_other(place: Place) -> None:
-    run_state_machine_as_test(lambda: History(place), settings=search(15, phases=[Phase.explicit, Phase.generate]))
+    run_state_machine_as_test(lambda: History(place), settings=search(15))
 
 
 def test_several_things_at_once(place: Place) -> None:

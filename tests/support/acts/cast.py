@@ -104,6 +104,11 @@ class Cast:
         self.taken.append(free[pick % len(free)])
         return self.taken[-1]
 
+    def find_entry(self, real_id: str, model_id: str) -> None:
+        """An entry that was made, or brought up to date."""
+        if (real_id, model_id) not in self.entries:
+            self.entries.append((real_id, model_id))
+
     def let_go(self, *gone: Held) -> None:
         self.held = [held for held in self.held if held not in gone]
 

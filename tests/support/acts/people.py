@@ -104,12 +104,8 @@ class Queue(Choice):
         failure = Failure(SyncOperation(TABLE, self.key), self.reason, "0x80040203", 1)
         entry_id = cast.name()
 
-        def conclude(*ids: str) -> None:
-            if ids not in cast.entries:
-                cast.entries.append(ids)  # type: ignore[arg-type]
-
         step = Step(lambda model, _: model.add(failure, entry_id))
-        return Act(frozenset({self.key}), lambda: cast.real.queue.add(failure), [[step]], conclude)
+        return Act(frozenset({self.key}), lambda: cast.real.queue.add(failure), [[step]], cast.find_entry)
 
 
 @dataclass(frozen=True)
