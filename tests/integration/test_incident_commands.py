@@ -100,6 +100,8 @@ async def test_an_outage_from_the_first_failure_to_the_last_arrival(
     """Ten records fail three times each. The last of these failures opens the circuit, so that most of the entries
     were made before."""
     settings = {"max_retries": "2", "base_delay_ms": "10", "failure_threshold": "30", "cool_down_seconds": "0.5"}
+    # One after the other: an entry that is being written while the circuit opens would join at its next change only.
+    settings["concurrency"] = "1"
     async with stage(database, working=False) as on, worker_process(on, database, tmp_path, **settings):
         await on.issue()
         await on.settled()

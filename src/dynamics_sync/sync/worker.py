@@ -190,7 +190,7 @@ class Worker:
                     return
                 case Deferred(attempts, _, failures, unanswered):
                     self._cautious = self._came_back = True
-                    await self._outbox.release(operation, attempts, failures, unanswered)
+                    await _persist(lambda: self._outbox.release(operation, attempts, failures, unanswered))
                 case Queued(status=status):
                     self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
         except LeaseLostError:
@@ -229,7 +229,7 @@ class Worker:
         await self._clock.sleep_or(self._none_on_the_way, SETTLE_LINGER_SECONDS)
         arrived, self._arrived = self._arrived, []
         try:
-            await self._outbox.settle(arrived)
+            await _persist(lambda: self._outbox.settle(arrived))
             emit("sync.applied", count=len(arrived))
         except DatabaseError as error:
             # Their leases end by themselves, and they are sent once more.
@@ -258,6 +258,14 @@ class Worker:
             sender.cancel()
         await asyncio.gather(*senders, *self._settlements, return_exceptions=True)
         emit("worker.stopped")
+
+
+async def _persist(write: Callable[[], Awaitable[None]]) -> None:
+    """Once more where it fails: a lost connection is not a lost database. What fails again is left to its lease."""
+    try:
+        await write()
+    except DatabaseError:
+        await write()
 
 
 def _tell_interrupted(operation: SyncOperation, cause: BaseException) -> None:
