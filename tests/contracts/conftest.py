@@ -9,8 +9,10 @@ from dynamics_sync.postgres.connections import Pool, make_pool
 from dynamics_sync.sync.memory import InMemoryCircuitStore
 from dynamics_sync.sync.ports import CircuitStore, Outbox
 from support.database_clock import DatabaseClock
+from support.model_stores import ModelStores
 from support.postgres import SERVERS, Cluster
-from support.stores import ModelStores, PostgresStores, Stores
+from support.postgres_stores import PostgresStores
+from support.stores import Stores
 
 
 @pytest.fixture(params=("memory", "model", *SERVERS))

@@ -244,7 +244,7 @@ faults = st.one_of(
 steps: st.SearchStrategy[Step] = st.one_of(requests, requests, requests, faults.map(Declared), st.builds(Lifted))
 
 
-@search(200)
+@search(100)
 @given(st.lists(steps, max_size=12))
 def test_programs_of_requests_and_faults_end_alike(program: list[Step]) -> None:
     async def run() -> None:

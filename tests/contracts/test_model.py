@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import Phase, note
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
@@ -18,12 +18,14 @@ from dynamics_sync.postgres import outbox as postgres_outbox
 from support.acts.cast import Act, Cast, Choice
 from support.acts.drawn import Draw
 from support.acts.people import End
+from support.model_stores import picture_of
 from support.orders import Thread, orders
 from support.outbox import LEASE_SECONDS
 from support.postgres import SERVERS, Cluster
+from support.postgres_stores import PostgresStores
 from support.search import LONGER, search
 from support.seen import Names, seen
-from support.stores import MOMENT, PostgresStores, picture_of
+from support.stores import MOMENT
 
 PATIENCE_SECONDS = 30
 """After which what was awaited does not come."""
@@ -160,7 +162,7 @@ class History(RuleBasedStateMachine):
 
 
 def test_one_thing_after_the_other(place: Place) -> None:
-    run_state_machine_as_test(lambda: History(place), settings=search(20, phases=[Phase.explicit, Phase.generate]))
+    run_state_machine_as_test(lambda: History(place), settings=search(15))
 
 
 def test_several_things_at_once(place: Place) -> None:

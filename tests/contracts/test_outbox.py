@@ -12,17 +12,9 @@ from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.ports import Failure, Outbox
 from support.clock import FakeClock
-from support.outbox import LEASE_SECONDS
-from support.stores import (
-    PostgresStores,
-    Stores,
-    Waiting,
-    change,
-    claim,
-    claim_one,
-    transaction,
-    until_somebody_waits,
-)
+from support.outbox import LEASE_SECONDS, claim, claim_one
+from support.postgres_stores import PostgresStores
+from support.stores import Stores, Waiting, change, transaction, until_somebody_waits
 
 APPLIED = Applied(1, etag="W/1")
 

@@ -15,18 +15,10 @@ from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.sync.memory import InMemoryRetryQueue
 from dynamics_sync.sync.ports import Failure, Outbox, RetryQueue
 from support.clock import FakeClock
-from support.outbox import LEASE_SECONDS, TABLE
-from support.stores import (
-    Entry,
-    ModelStores,
-    PostgresStores,
-    Stores,
-    change,
-    claim,
-    claim_one,
-    transaction,
-    until_somebody_waits,
-)
+from support.model_stores import ModelStores
+from support.outbox import LEASE_SECONDS, TABLE, claim, claim_one
+from support.postgres_stores import PostgresStores
+from support.stores import Entry, Stores, change, transaction, until_somebody_waits
 
 APPLIED = Applied(1)
 
@@ -286,7 +278,7 @@ class TestReplayInPostgres:
     async def test_workers_who_settle_the_same_records_do_not_get_in_its_way(self, postgres: PostgresStores) -> None:
         outbox = postgres.outbox()
         keys = [str(number) for number in range(100)]
-        for _ in range(5):
+        for _ in range(3):
             ids = await failed(postgres, outbox, *keys)
             await change(postgres, *keys)
             claimed = await claim(outbox)

@@ -12,7 +12,7 @@ from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, Lease
 from dynamics_sync.sync.ports import Request
 from support.clock import FakeClock
 from support.gateway import ScriptedGateway
-from support.outbox import LEASE_SECONDS, TARGET, change, claim_one
+from support.outbox import LEASE_SECONDS, TARGET, claim_one, mark_dirty
 
 
 class SilentGateway(ScriptedGateway):
@@ -47,7 +47,7 @@ async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leave
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
         leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await change(user, "a")
+        await mark_dirty(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
         ends = "select lease_until from dynamics_sync.outbox"
@@ -71,7 +71,7 @@ async def test_a_record_that_its_worker_claimed_again_leaves_only_under_the_new_
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
         leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await change(user, "a")
+        await mark_dirty(user, "a")
         first = await claim_one(outbox)
         leases.begin(first, clock.monotonic())
         await clock.sleep(LEASE_SECONDS + 1)
@@ -90,7 +90,7 @@ async def test_nothing_leaves_where_getting_ready_took_so_long_that_the_lease_co
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
         leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await change(user, "a")
+        await mark_dirty(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
         request = await ready(leases, operation)
@@ -105,7 +105,7 @@ async def test_getting_ready_is_given_up_for_now_where_it_takes_too_long(databas
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
         leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 0.01, LEASE_SECONDS / 4))
-        await change(user, "a")
+        await mark_dirty(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
         assert await leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
@@ -122,7 +122,7 @@ async def test_a_send_that_would_outlast_the_lease_is_cut_off(database: str) -> 
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
         leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 1.0, 0.01))
-        await change(user, "a")
+        await mark_dirty(user, "a")
         operation = await claim_one(outbox)
         leases.begin(operation, clock.monotonic())
         assert await send(leases, operation) == Transient("timeout")

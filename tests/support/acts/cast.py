@@ -10,7 +10,8 @@ from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.sync.ports import Outbox
 from simulation.stores import Database
 from support.orders import Thread
-from support.stores import MOMENT, PostgresStores, Transaction
+from support.postgres_stores import PostgresStores
+from support.stores import MOMENT, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,11 @@ class Cast:
             return None
         self.taken.append(free[pick % len(free)])
         return self.taken[-1]
+
+    def find_entry(self, real_id: str, model_id: str) -> None:
+        """An entry that was made, or brought up to date."""
+        if (real_id, model_id) not in self.entries:
+            self.entries.append((real_id, model_id))
 
     def let_go(self, *gone: Held) -> None:
         self.held = [held for held in self.held if held not in gone]

@@ -6,7 +6,7 @@ from random import Random
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.operation import FailureReason, OperationType
 from support.acts.cast import Cast, Choice
-from support.acts.people import Change, Discard, End, Lock, Queue, Replay, SetCircuit
+from support.acts.people import Change, Discard, End, Ending, Lock, Queue, Replay, SetCircuit
 from support.acts.workers import Claim, GiveUp, Release, Renew, Resend, Settle
 
 KEYS = "abc"
@@ -39,7 +39,7 @@ class Draw:
         if cast.model.unanswered:
             choices.append(Resend)
         if cast.users:
-            choices.append(lambda: End(self._random.choice(list(cast.users)), self._maybe()))
+            choices.append(lambda: End(self._random.choice(list(cast.users)), self._random.choice(list(Ending))))
         return self._random.choice(choices)()
 
     def lock(self) -> Choice:

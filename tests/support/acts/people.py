@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
 from dynamics_sync.core.operation import WAITING_STATUSES, FailureReason, OperationType, SyncOperation
@@ -55,25 +56,41 @@ class Lock(Choice):
         return Act(frozenset({self.key}), lock, [[Step(lambda model, _: model.locked.add(self.key))]], conclude)
 
 
+class Ending(StrEnum):
+    """How a transaction ends."""
+
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    BREAK_OFF = "break off"
+    """Its session dies."""
+
+
 @dataclass(frozen=True)
 class End(Choice):
     """A user's transaction ends."""
 
     user: int
-    commits: bool = True
+    ending: Ending = Ending.COMMIT
 
     def act(self, cast: Cast, alone: bool) -> Act | None:
         pending = cast.users.pop(self.user, None)
         if pending is None:
             return None
         keys = frozenset(key for key, *_ in pending.changes)
+        commits = self.ending is Ending.COMMIT
+
+        async def really() -> None:
+            if self.ending is Ending.BREAK_OFF:
+                await pending.real.break_off()
+            else:
+                await pending.real.end(commits=commits)
 
         def end(model: Database, _: object) -> None:
             model.locked -= keys
-            for change in pending.changes if self.commits else ():
+            for change in pending.changes if commits else ():
                 model.mark_dirty(*change)
 
-        return Act(keys, lambda: pending.real.end(commits=self.commits), [[Step(end)]])
+        return Act(keys, really, [[Step(end)]])
 
 
 @dataclass(frozen=True)
@@ -87,12 +104,8 @@ class Queue(Choice):
         failure = Failure(SyncOperation(TABLE, self.key), self.reason, "0x80040203", 1)
         entry_id = cast.name()
 
-        def conclude(*ids: str) -> None:
-            if ids not in cast.entries:
-                cast.entries.append(ids)  # type: ignore[arg-type]
-
         step = Step(lambda model, _: model.add(failure, entry_id))
-        return Act(frozenset({self.key}), lambda: cast.real.queue.add(failure), [[step]], conclude)
+        return Act(frozenset({self.key}), lambda: cast.real.queue.add(failure), [[step]], cast.find_entry)
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,8 @@ class GiveUp(Choice):
         modelled = replace(real, operation=held.modelled)
         entry_id = cast.name()
 
-        def conclude(*ids: str) -> None:
-            if ids not in cast.entries:
-                cast.entries.append(ids)  # type: ignore[arg-type]
+        def conclude(real_id: str, model_id: str) -> None:
+            cast.find_entry(real_id, model_id)
             cast.let_go(held)
 
         add = Step(lambda model, _: model.add(modelled, entry_id), skips=held.skips)

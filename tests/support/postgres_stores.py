@@ -1,0 +1,159 @@
+"""The stores in a PostgreSQL database."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from dynamics_sync.core.operation import OperationType
+from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, PostgresCircuitStore, reading_from
+from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
+from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from dynamics_sync.sync.ports import CircuitStore, Outbox, RetryQueue
+from simulation.stores import EPOCH
+from support.database_clock import DatabaseClock
+from support.outbox import LEASE_SECONDS, TARGET, mark_dirty
+from support.stores import Entry, Failed, Picture, Transaction, Waiting, seconds_since
+
+WAITING = """
+select record_key, id, version, operation_type, changed_columns, enqueued_at, attempts, lease_owner, lease_until
+from dynamics_sync.outbox where target = %(target)s
+"""
+ENTRIES = """
+select id::text, record_key, operation_type, status, failure_reason, error_code, attempt_count
+from public.dynamics_sync_retry_queue where target = %(target)s order by created_at, id
+"""
+UNANSWERED = "select record_key, until from dynamics_sync.unanswered where target = %(target)s"
+APPLIED = "select record_key, applied_version, etag from dynamics_sync.record_state where target = %(target)s"
+ATTEMPTS = """
+select record_key, attempt_number, at, error_code, delay_ms from dynamics_sync.attempts
+where target = %(target)s order by id
+"""
+# Two records are never equally old, even if the clock stands still.
+AGES = """
+create sequence test_clock.moments;
+alter table dynamics_sync.outbox alter column enqueued_at
+  set default test_clock.clock_timestamp() + nextval('test_clock.moments') * interval '1 microsecond';
+"""
+FORGET = """
+delete from dynamics_sync.outbox; delete from dynamics_sync.unanswered; delete from dynamics_sync.record_state;
+delete from dynamics_sync.attempts; delete from dynamics_sync.circuit; delete from dynamics_sync.audit;
+delete from public.dynamics_sync_retry_queue; delete from dynamics_sync.incidents;
+alter sequence test_clock.moments restart
+"""
+
+
+class PostgresStores:
+    """In a database of its own."""
+
+    def __init__(self, pool: Pool, user: Connection) -> None:
+        self.pool = pool
+        self.user = user
+        """Somebody who looks past all code."""
+        self._clock = DatabaseClock(user)
+        self._queue = PostgresRetryQueue(pool)
+        self.queue: RetryQueue = self._queue
+        self.circuits: CircuitStore = PostgresCircuitStore(pool, TARGET)
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str) -> AsyncIterator[Self]:
+        """In a database that is not used for anything else; what it held is forgotten."""
+        async with await connect(url) as user:
+            if not await (await user.execute("select from pg_namespace where nspname = 'test_clock'")).fetchall():
+                await DatabaseClock(user).install()
+                await user.execute(AGES)
+        async with await connect(url) as user, make_pool(url, 10) as pool:
+            stores = cls(pool, user)
+            await stores.forget()
+            yield stores
+
+    async def forget(self) -> None:
+        """As if the database were fresh."""
+        await self.user.execute(FORGET)
+        await self._clock.stand_still(EPOCH)
+
+    def outbox(self) -> Outbox:
+        return PostgresOutbox(self.pool, TARGET, LEASE_SECONDS)
+
+    async def mark_dirty(
+        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
+        async with self.pool.connection() as connection:
+            await mark_dirty(connection, key, operation_type, columns)
+
+    async def begin(self) -> Transaction:
+        connection = await self.pool.getconn()
+        await connection.execute("begin")
+        return PostgresTransaction(self.pool, connection)
+
+    async def replay(self, ids: Sequence[str]) -> list[str]:
+        return [str(done) for done in await self._queue.replay([UUID(id) for id in ids], "tester")]
+
+    async def discard(self, ids: Sequence[str]) -> list[str]:
+        return [str(done) for done in await self._queue.discard([UUID(id) for id in ids], "tester", None)]
+
+    async def advance(self, seconds: float) -> None:
+        await self._clock.advance(seconds)
+
+    async def look(self) -> Picture:
+        async with self.user.pipeline():
+            statements = (WAITING, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT)
+            cursors = [await self.user.execute(statement, {"target": TARGET}) for statement in statements]
+            waiting, entries, unanswered, applied, attempts, circuit = [await each.fetchall() for each in cursors]
+        return Picture(
+            {key: _waiting(*row) for key, *row in waiting},
+            [Entry(*row) for row in entries],
+            {key: seconds_since(until) for key, until in unanswered},
+            {key: (version, etag) for key, version, etag in applied},
+            [Failed(key, number, seconds_since(at), code, delay_ms) for key, number, at, code, delay_ms in attempts],
+            reading_from(circuit[0]).circuit,
+        )
+
+    async def somebody_waits(self) -> bool:
+        waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return bool(await (await self.user.execute(waits)).fetchall())
+
+
+class PostgresTransaction:
+    """On a connection of its own."""
+
+    def __init__(self, pool: Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._connection = connection
+
+    async def change(
+        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
+        await mark_dirty(self._connection, key, operation_type, columns)
+
+    async def end(self, *, commits: bool) -> None:
+        await self._connection.execute("commit" if commits else "rollback")
+        await self._pool.putconn(self._connection)
+
+    async def break_off(self) -> None:
+        process = self._connection.info.backend_pid
+        await self._connection.close()
+        await self._pool.putconn(self._connection)
+        async with self._pool.connection() as other, asyncio.timeout(10):
+            lives = "select from pg_stat_activity where pid = %s"
+            while await (await other.execute(lives, [process])).fetchall():
+                await asyncio.sleep(0.001)
+
+
+def _waiting(
+    id: int,
+    version: int,
+    operation_type: str,
+    changed_columns: Sequence[str],
+    enqueued_at: datetime,
+    attempts: int,
+    lease_owner: str | None,
+    lease_until: datetime | None,
+) -> Waiting:
+    until = None if lease_until is None else seconds_since(lease_until)
+    columns = tuple(changed_columns)
+    return Waiting(id, version, operation_type, columns, seconds_since(enqueued_at), attempts, lease_owner, until)
