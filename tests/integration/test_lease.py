@@ -2,15 +2,18 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Transient, Unsendable
+from dynamics_sync.dynamics.gateway import Call
 from dynamics_sync.postgres.connections import connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, LeaseLostError, LeaseTimes
 from dynamics_sync.sync.ports import Request
 from support.clock import FakeClock
+from support.engine import ENTITY_SET, stage
 from support.gateway import ScriptedGateway
 from support.outbox import LEASE_SECONDS, TARGET, claim_one, mark_dirty
 
@@ -110,6 +113,17 @@ async def test_getting_ready_is_given_up_for_now_where_it_takes_too_long(databas
         leases.begin(operation, clock.monotonic())
         assert await leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
         assert gateway.sent == []
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PATCH"])
+async def test_a_lost_connection_is_no_leave_for_a_second_request(database: str, method: str) -> None:
+    """The library beneath would send a DELETE once more by itself."""
+    async with stage(database, working=False) as on:
+        await on.fault(kind="reset")
+        call = Call(method, f"{ENTITY_SET}(hlf_externalid='a')", {} if method == "PATCH" else None, only_if_there=True)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await on.engine.gateway.exchange(call, await on.engine.tokens.get())
+        assert len(await on.requests()) == 1
 
 
 def test_a_lease_must_outlast_what_it_covers() -> None:

@@ -74,7 +74,19 @@ def open_session(ca_file: str | None, timeout_seconds: float, connections: int) 
         connector=aiohttp.TCPConnector(ssl=context, limit=connections),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=timeout_seconds),
+        middlewares=[_only_once],
     )
+
+
+async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Where a connection is lost, aiohttp would send a GET or a DELETE once more by itself, past the breaker; not if it
+    sees another error."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # nothing was sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
+        raise aiohttp.ClientConnectionError from None
 
 
 class DataverseGateway:

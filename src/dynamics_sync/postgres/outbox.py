@@ -50,7 +50,7 @@ select dynamics_sync.release(
 NOTE_UNANSWERED = "select dynamics_sync.note_unanswered(%s, %s, %s, %s)"
 
 RESEND_UNANSWERED = "select dynamics_sync.resend_unanswered(%s, %s)"
-RESENT_AT_ONCE = 500
+RESENT_AT_ONCE = 100
 
 NOTE_ATTEMPT = """
 insert into dynamics_sync.attempts

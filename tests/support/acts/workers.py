@@ -179,16 +179,17 @@ def _gone(held: Held, settle: Callable[[Database], object]) -> Step:
 
 
 def _changed(held: Held) -> Step:
-    """The second one: what is left is free for its next turn. It was changed; or it was locked a moment ago."""
+    """The second one: what was changed is free for its next turn. What is unchanged was locked a moment ago."""
 
     def run(model: Database, outcome: Any) -> str:
         if outcome is not None:
             return str(outcome)
         if not held.is_ours(model):
             return "lost"
-        if held.key in model.locked:
+        row = model.outbox[held.key]
+        if held.key in model.locked or row.version == held.modelled.version:
             return "locked"
-        model.outbox[held.key].lease_owner = None
+        row.lease_owner = None
         return "changed"
 
     return Step(run, skips=held.skips)

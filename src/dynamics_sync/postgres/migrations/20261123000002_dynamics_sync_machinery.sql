@@ -201,12 +201,18 @@ begin
     noted as (
       select dynamics_sync.note_unanswered(of_target, due.source_table, due.record_key, late_seconds)
       from due where due.was_left
+      order by due.id  -- in one order everywhere, so that nobody waits in a circle
+    ),
+    claimed as (
+      update dynamics_sync.outbox o
+      set lease_owner = claim_id, lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+      from due
+      where o.id = due.id and (select count(*) from noted) >= 0
+      returning o.id, o.source_table, o.record_key, o.version, o.operation_type, o.changed_columns, o.attempts,
+        o.enqueued_at
     )
-    update dynamics_sync.outbox o
-    set lease_owner = claim_id, lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
-    from due
-    where o.id = due.id and (select count(*) from noted) >= 0
-    returning o.id, o.source_table, o.record_key, o.version, o.operation_type, o.changed_columns, o.attempts;
+    select c.id, c.source_table, c.record_key, c.version, c.operation_type, c.changed_columns, c.attempts
+    from claimed c order by c.attempts, c.enqueued_at;
 end
 $$;
 
@@ -237,9 +243,9 @@ begin
   return query
     with changed as (
       select o.id
-      from unnest(ids, claims) as given (id, claim_id)
+      from unnest(ids, versions, claims) as given (id, version, claim_id)
       join dynamics_sync.outbox o on o.id = given.id
-      where o.lease_owner = given.claim_id
+      where o.lease_owner = given.claim_id and o.version <> given.version
       for update of o skip locked
     )
     update dynamics_sync.outbox o set lease_owner = null, lease_until = null from changed where o.id = changed.id
@@ -262,7 +268,8 @@ begin
   perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
   from unnest(ids, unanswered) as given (id, unanswered)
   join dynamics_sync.outbox o on o.id = given.id
-  where given.unanswered;
+  where given.unanswered
+  order by o.id;
 
   with held as (
     select o.id, given.attempts
@@ -309,7 +316,8 @@ begin
   perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
   from unnest(ids, unanswered) as given (id, unanswered)
   join dynamics_sync.outbox o on o.id = given.id
-  where given.unanswered;
+  where given.unanswered
+  order by o.id;
 
   select
     array_agg(back.id) filter (where back.outcome = 'gone'),
@@ -360,10 +368,14 @@ begin
     for update skip locked
   loop
     begin
-      -- The outbox's row first, as settling does.
+      -- The outbox's row first, as settling does; not waiting for it, as this holds others meanwhile.
       perform from dynamics_sync.outbox o
       where (o.target, o.source_table, o.record_key) = (of_target, late.source_table, late.record_key)
-      for update;
+      for update skip locked;
+      continue when not found and exists (
+        select from dynamics_sync.outbox o
+        where (o.target, o.source_table, o.record_key) = (of_target, late.source_table, late.record_key)
+      );
       set local role service_role;
       is_queued := exists (
         select from public.dynamics_sync_retry_queue q
