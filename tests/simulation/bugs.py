@@ -17,7 +17,7 @@ from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.ports import CircuitReading, Failure
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker
-from simulation import world
+from simulation.machines import ModelGateway, ModelRequest
 from simulation.stores import Database, ModelOutbox, ModelRetryQueue
 
 Patches = Iterator[None]
@@ -267,7 +267,7 @@ def forgets_requests_of_workers_that_died() -> Patches:
 
 @bug
 def reads_the_row_once_for_all_tries() -> Patches:
-    original = world.ModelGateway._read
+    original = ModelGateway._read
 
     async def read(self: Any, keys: Sequence[str]) -> list[int | None]:
         kept = self.__dict__.setdefault("kept", {})
@@ -276,19 +276,19 @@ def reads_the_row_once_for_all_tries() -> Patches:
                 (kept[key],) = await original(self, [key])
         return [kept[key] for key in keys]
 
-    with patch.object(world.ModelGateway, "_read", read):
+    with patch.object(ModelGateway, "_read", read):
         yield
 
 
 @bug
 def takes_a_lost_answer_for_a_success() -> Patches:
-    original = world.ModelRequest.send
+    original = ModelRequest.send
 
-    async def send(self: world.ModelRequest) -> Outcome:
+    async def send(self: ModelRequest) -> Outcome:
         outcome = await original(self)
         return Accepted() if outcome == Transient("connection_reset") else outcome
 
-    with patch.object(world.ModelRequest, "send", send):
+    with patch.object(ModelRequest, "send", send):
         yield
 
 

@@ -46,7 +46,7 @@ def explore(seeds: Sequence[int]) -> Found:
     try:
         for number, seed in enumerate(seeds):
             world = simulate(plan_for(seed))
-            requests += world.requests
+            requests += world.to_dynamics.requests
             simulated_seconds += world.loop.time()
             if world.violations:
                 failures.append((seed, world.violations[0]))

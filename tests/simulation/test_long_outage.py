@@ -9,24 +9,30 @@ import structlog
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.sync.lease import LeaseTimes
-from simulation import world as simulated
+from dynamics_sync.sync.replay import ReplaySettings
+from simulation.knobs import Knobs
 from simulation.loop import WORLD
 from simulation.plan import Action, Kind, Mood, Plan
-from simulation.world import SimulatedWorker, World
+from simulation.promises import Promises
+from simulation.world import World
 
 RECORDS = 1_000
 OUTAGE_SECONDS = 8 * 3600.0
-CIRCUIT = CircuitSettings(notice_seconds=0.5)
-LEASES = LeaseTimes(lease_seconds=90.0, prepare_seconds=10.0, request_seconds=35.0)
+AS_PEOPLE_HAVE_IT = Knobs(
+    leases=LeaseTimes(lease_seconds=90.0, prepare_seconds=10.0, request_seconds=35.0),
+    circuit=CircuitSettings(notice_seconds=0.5),
+    policy=RetryPolicy(),
+    poll_seconds=1.0,
+    late_seconds=180.0,
+    replay=ReplaySettings(),
+)
 
 
 @pytest.fixture
-def as_people_have_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(simulated, "CIRCUIT", CIRCUIT)
-    monkeypatch.setattr(simulated, "TIMES", LEASES)
-    monkeypatch.setattr(simulated, "POLICY", RetryPolicy())
-    monkeypatch.setattr(simulated, "POLL_SECONDS", 1.0)
-    monkeypatch.setattr(World, "check", lambda self: None)  # a thousand records at each step; the test looks at the end
+def swiftly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(
+        Promises, "check", lambda self: None
+    )  # a thousand records at each step; the test looks at the end
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
     gc.disable()
     yield
@@ -34,29 +40,27 @@ def as_people_have_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.mark.usefixtures("as_people_have_it")
+@pytest.mark.usefixtures("swiftly")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_outage_of_eight_hours_wears_no_record_out(workers: int) -> None:
     down = Action(5.0, Kind.DYNAMICS, seconds=OUTAGE_SECONDS, mood=Mood.DOWN)
     plan = Plan(7, workers, concurrency=48, failure_threshold=3, notifies=False, skews=(0.0,) * workers)
-    world = World(plan)
-    for number in range(workers):
-        world.workers.append(SimulatedWorker(world, number))
-        world.workers[-1].start()
+    world = World(plan, knobs=AS_PEOPLE_HAVE_IT)
+    for worker in world.workers:
+        worker.start()
     world.loop.call_at(down.at, world.act, down, context=WORLD)
     for number in range(RECORDS):
         world.loop.call_at(6.0, world.commit, Action(6.0, Kind.CHANGE, f"r{number}"), context=WORLD)
 
     world.loop.run(lambda: False, down.at + OUTAGE_SECONDS)
     left = len(world.database.open_entries)
-    waiting = len(world.database.outbox)
-    requests = world.requests
-    assert left + waiting == RECORDS
+    assert left + len(world.database.outbox) == RECORDS
     assert left <= RECORDS // 100
-    assert requests <= workers * 48 + OUTAGE_SECONDS / CIRCUIT.cool_down_seconds + 10
+    probes = OUTAGE_SECONDS / AS_PEOPLE_HAVE_IT.circuit.cool_down_seconds
+    assert world.to_dynamics.requests <= workers * 48 + probes + 10
 
     assert world.loop.run(lambda: not world.database.outbox, down.at + OUTAGE_SECONDS + 300)
-    arrived = sum(world._holds(key, state) for key, state in world.committed.items())
-    assert arrived == RECORDS - left
+    arrived = [key for key, state in world.promises.committed.items() if world.promises.held(key) == state]
+    assert len(arrived) == RECORDS - left
     assert world.violations == []
     world.loop.close()
