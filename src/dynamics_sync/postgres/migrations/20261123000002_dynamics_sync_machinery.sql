@@ -166,6 +166,25 @@ as $$
   on conflict (target, source_table, record_key) do update set until = excluded.until
 $$;
 
+-- The same for some of these rows: one at a time, whatever the planner believes of the table, and in one order
+-- everywhere, so that nobody waits in a circle.
+create function dynamics_sync.note_unanswered_of(ids bigint[], unanswered boolean[], late_seconds double precision)
+returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+  row_id bigint;
+begin
+  for row_id in
+    select given.id from unnest(ids, unanswered) as given (id, unanswered) where given.unanswered order by given.id
+  loop
+    perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
+    from dynamics_sync.outbox o where o.id = row_id;
+  end loop;
+end
+$$;
+
 -- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a user's open transaction
 -- has locked is skipped: a long transaction may delay its own records, never the others'.
 -- A queue's statistics always lie, it was empty when it was analysed; so the planner is kept to the index's order.
@@ -201,7 +220,7 @@ begin
     noted as (
       select dynamics_sync.note_unanswered(of_target, due.source_table, due.record_key, late_seconds)
       from due where due.was_left
-      order by due.id  -- in one order everywhere, so that nobody waits in a circle
+      order by due.id
     ),
     claimed as (
       update dynamics_sync.outbox o
@@ -265,11 +284,7 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-  perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
-  from unnest(ids, unanswered) as given (id, unanswered)
-  join dynamics_sync.outbox o on o.id = given.id
-  where given.unanswered
-  order by o.id;
+  perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
 
   with held as (
     select o.id, given.attempts
@@ -313,11 +328,7 @@ begin
   on conflict (target, source_table, record_key) do update
   set applied_version = excluded.applied_version, etag = excluded.etag, applied_at = excluded.applied_at;
 
-  perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
-  from unnest(ids, unanswered) as given (id, unanswered)
-  join dynamics_sync.outbox o on o.id = given.id
-  where given.unanswered
-  order by o.id;
+  perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
 
   select
     array_agg(back.id) filter (where back.outcome = 'gone'),
