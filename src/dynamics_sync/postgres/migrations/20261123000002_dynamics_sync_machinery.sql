@@ -199,6 +199,7 @@ returns table (
 )
 language plpgsql
 set search_path = ''
+set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
