@@ -190,6 +190,7 @@ $$;
 -- A queue's statistics always lie, it was empty when it was analysed; so the planner is kept to the index's order.
 -- Nobody waits for the disk: a server that crashes may forget the last claims, and their records are claimed once more.
 -- Where a lease ran out, its worker may have died with a request under way.
+-- Plans with a forbidden step look dear enough to be compiled, at each call: hence no JIT.
 create function dynamics_sync.claim(
   of_target text, at_most integer, claim_id text, lease_seconds double precision, late_seconds double precision
 )
