@@ -1,6 +1,9 @@
 """No request without a lease that outlasts it, on a real outbox."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Transient, Unsendable
 from dynamics_sync.dynamics.gateway import Call
-from dynamics_sync.postgres.connections import connect, make_pool
+from dynamics_sync.postgres.connections import Connection, connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, LeaseLostError, LeaseTimes
 from dynamics_sync.sync.ports import Request
@@ -16,6 +19,8 @@ from support.clock import FakeClock
 from support.engine import ENTITY_SET, stage
 from support.gateway import ScriptedGateway
 from support.outbox import LEASE_SECONDS, TARGET, claim_one, mark_dirty
+
+TIMES = LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4)
 
 
 class SilentGateway(ScriptedGateway):
@@ -35,83 +40,88 @@ class SlowGateway(ScriptedGateway):
         raise AssertionError
 
 
-async def ready(leases: LeasedGateway, operation: SyncOperation) -> Request:
-    request = await leases.prepare(operation)
-    assert not isinstance(request, NothingToSend | Unsendable | NotReady)
-    return request
+@dataclass
+class Stage:
+    """Where a record waits, and the leases of a worker that takes it."""
+
+    user: Connection
+    outbox: PostgresOutbox
+    leases: LeasedGateway
+    clock: FakeClock
+
+    async def claim(self) -> SyncOperation:
+        operation = await claim_one(self.outbox)
+        self.leases.begin(operation, self.clock.monotonic())
+        return operation
+
+    async def ready(self, operation: SyncOperation) -> Request:
+        request = await self.leases.prepare(operation)
+        assert not isinstance(request, NothingToSend | Unsendable | NotReady)
+        return request
+
+    async def send(self, operation: SyncOperation) -> Outcome:
+        return await (await self.ready(operation)).send()
 
 
-async def send(leases: LeasedGateway, operation: SyncOperation) -> Outcome:
-    return await (await ready(leases, operation)).send()
+@asynccontextmanager
+async def one_waits(database: str, gateway: ScriptedGateway, times: LeaseTimes) -> AsyncIterator[Stage]:
+    clock = FakeClock()
+    async with await connect(database) as user, make_pool(database, 2) as pool:
+        outbox = PostgresOutbox(pool, TARGET, times.lease_seconds)
+        await mark_dirty(user, "a")
+        yield Stage(user, outbox, LeasedGateway(gateway, outbox, clock, times), clock)
 
 
 async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leaves(database: str) -> None:
-    clock, gateway = FakeClock(), ScriptedGateway()
-    async with await connect(database) as user, make_pool(database, 2) as pool:
-        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await mark_dirty(user, "a")
-        operation = await claim_one(outbox)
-        leases.begin(operation, clock.monotonic())
+    gateway = ScriptedGateway()
+    async with one_waits(database, gateway, TIMES) as on:
+        operation = await on.claim()
         ends = "select lease_until from dynamics_sync.outbox"
-        (first_end,) = await (await user.execute(ends)).fetchone() or ()
+        (first_end,) = await (await on.user.execute(ends)).fetchone() or ()
 
-        await clock.sleep(LEASE_SECONDS / 2 + 1)
-        assert await send(leases, operation) == Accepted()
-        (second_end,) = await (await user.execute(ends)).fetchone() or ()
+        await on.clock.sleep(LEASE_SECONDS / 2 + 1)
+        assert await on.send(operation) == Accepted()
+        (second_end,) = await (await on.user.execute(ends)).fetchone() or ()
         assert second_end > first_end
 
-        await clock.sleep(LEASE_SECONDS / 2 + 1)
-        await user.execute("update dynamics_sync.outbox set lease_owner = 'another worker'")
+        await on.clock.sleep(LEASE_SECONDS / 2 + 1)
+        await on.user.execute("update dynamics_sync.outbox set lease_owner = 'another worker'")
         with pytest.raises(LeaseLostError):
-            await send(leases, operation)
+            await on.send(operation)
         assert gateway.sent == [operation]
 
 
 async def test_a_record_that_its_worker_claimed_again_leaves_only_under_the_new_lease(database: str) -> None:
     """A worker that stood still finds in its hands what it then claims once more."""
-    clock, gateway = FakeClock(), ScriptedGateway()
-    async with await connect(database) as user, make_pool(database, 2) as pool:
-        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await mark_dirty(user, "a")
-        first = await claim_one(outbox)
-        leases.begin(first, clock.monotonic())
-        await clock.sleep(LEASE_SECONDS + 1)
-        await user.execute("update dynamics_sync.outbox set lease_until = clock_timestamp() - interval '1 s'")
-        second = await claim_one(outbox)
-        leases.begin(second, clock.monotonic())
+    gateway = ScriptedGateway()
+    async with one_waits(database, gateway, TIMES) as on:
+        first = await on.claim()
+        await on.clock.sleep(LEASE_SECONDS + 1)
+        await on.user.execute("update dynamics_sync.outbox set lease_until = clock_timestamp() - interval '1 s'")
+        second = await on.claim()
         with pytest.raises(LeaseLostError):
-            await send(leases, first)
-        leases.end(first)
-        assert await send(leases, second) == Accepted()
+            await on.send(first)
+        on.leases.end(first)
+        assert await on.send(second) == Accepted()
         assert gateway.sent == [second]
 
 
 async def test_nothing_leaves_where_getting_ready_took_so_long_that_the_lease_could_end_first(database: str) -> None:
-    clock, gateway = FakeClock(), ScriptedGateway()
-    async with await connect(database) as user, make_pool(database, 2) as pool:
-        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, LEASE_SECONDS / 4, LEASE_SECONDS / 4))
-        await mark_dirty(user, "a")
-        operation = await claim_one(outbox)
-        leases.begin(operation, clock.monotonic())
-        request = await ready(leases, operation)
-        await clock.sleep(LEASE_SECONDS * 0.8)
+    gateway = ScriptedGateway()
+    async with one_waits(database, gateway, TIMES) as on:
+        operation = await on.claim()
+        request = await on.ready(operation)
+        await on.clock.sleep(LEASE_SECONDS * 0.8)
         with pytest.raises(LeaseLostError):
             await request.send()
         assert gateway.sent == []
 
 
 async def test_getting_ready_is_given_up_for_now_where_it_takes_too_long(database: str) -> None:
-    clock, gateway = FakeClock(), SlowGateway()
-    async with await connect(database) as user, make_pool(database, 2) as pool:
-        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 0.01, LEASE_SECONDS / 4))
-        await mark_dirty(user, "a")
-        operation = await claim_one(outbox)
-        leases.begin(operation, clock.monotonic())
-        assert await leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
+    gateway = SlowGateway()
+    async with one_waits(database, gateway, LeaseTimes(LEASE_SECONDS, 0.01, LEASE_SECONDS / 4)) as on:
+        operation = await on.claim()
+        assert await on.leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
         assert gateway.sent == []
 
 
@@ -132,12 +142,8 @@ def test_a_lease_must_outlast_what_it_covers() -> None:
 
 
 async def test_a_send_that_would_outlast_the_lease_is_cut_off(database: str) -> None:
-    clock, gateway = FakeClock(), SilentGateway()
-    async with await connect(database) as user, make_pool(database, 2) as pool:
-        outbox = PostgresOutbox(pool, TARGET, LEASE_SECONDS)
-        leases = LeasedGateway(gateway, outbox, clock, LeaseTimes(LEASE_SECONDS, 1.0, 0.01))
-        await mark_dirty(user, "a")
-        operation = await claim_one(outbox)
-        leases.begin(operation, clock.monotonic())
-        assert await send(leases, operation) == Transient("timeout")
+    gateway = SilentGateway()
+    async with one_waits(database, gateway, LeaseTimes(LEASE_SECONDS, 1.0, 0.01)) as on:
+        operation = await on.claim()
+        assert await on.send(operation) == Transient("timeout")
         assert gateway.sent == [operation]
