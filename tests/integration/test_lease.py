@@ -41,7 +41,7 @@ class SlowGateway(ScriptedGateway):
 
 
 @dataclass
-class Stage:
+class Leasing:
     """Where a record waits, and the leases of a worker that takes it."""
 
     user: Connection
@@ -64,12 +64,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def one_waits(database: str, gateway: ScriptedGateway, times: LeaseTimes) -> AsyncIterator[Stage]:
+async def one_waits(database: str, gateway: ScriptedGateway, times: LeaseTimes) -> AsyncIterator[Leasing]:
     clock = FakeClock()
     async with await connect(database) as user, make_pool(database, 2) as pool:
         outbox = PostgresOutbox(pool, TARGET, times.lease_seconds)
         await mark_dirty(user, "a")
-        yield Stage(user, outbox, LeasedGateway(gateway, outbox, clock, times), clock)
+        yield Leasing(user, outbox, LeasedGateway(gateway, outbox, clock, times), clock)
 
 
 async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leaves(database: str) -> None:
