@@ -130,7 +130,7 @@ async def test_supabases_owner_may_migrate_twice(supabase: str) -> None:
         before = schemas(connection)
         assert len(await migrate(supabase, EVERYTHING)) == len(MIGRATIONS)
         assert await migrate(supabase, EVERYTHING) == []
-        assert schemas(connection) - before == {"dynamics_sync", "supabase_migrations"}
+        assert schemas(connection) - before == {"dynamics_sync", "dynamics_certifications", "supabase_migrations"}
     async with await connect(supabase) as checked:
         await check_schema(checked, EVERYTHING)
     assert await can_use_the_queue(supabase)
@@ -154,10 +154,11 @@ def test_no_api_role_has_a_right_in_the_machinery(project: Connection) -> None:
     assert project.execute(RIGHTS_IN_THE_MACHINERY, {"roles": [*API_ROLES]}).fetchall() == []
 
 
-def test_users_have_no_right_on_the_queue_or_the_domain_and_service_role_has(project: Connection) -> None:
+def test_only_service_role_has_a_right_on_the_queue_and_anon_has_none_on_a_table(project: Connection) -> None:
     found = project.execute(RIGHTS_ON_OUR_TABLES, {"roles": [*API_ROLES]}).fetchall()
-    assert {role for role, _ in found} == {"service_role"}
-    assert {"dynamics_sync_retry_queue", "certifications"} <= {table for _, table in found}
+    assert {role for role, table in found if table == "dynamics_sync_retry_queue"} == {"service_role"}
+    assert {role for role, table in found if table == "certifications"} == {"service_role", "authenticated"}
+    assert "anon" not in {role for role, _ in found}
 
 
 def test_the_domain_that_ships_is_captured(project: Connection) -> None:

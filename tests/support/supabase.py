@@ -35,7 +35,26 @@ create schema extensions;
 create schema graphql_public;
 create schema realtime;
 create schema storage;
-grant usage on schema auth, extensions, public to postgres, anon, authenticated, service_role
+grant usage on schema auth, extensions, public to postgres, anon, authenticated, service_role;
+create table auth.users (id uuid primary key);
+grant references on auth.users to postgres;
+create function auth.jwt() returns jsonb language sql stable as $$
+  select coalesce(
+    nullif(current_setting('request.jwt.claim', true), ''), nullif(current_setting('request.jwt.claims', true), '')
+  )::jsonb
+$$;
+create function auth.uid() returns uuid language sql stable as $$
+  select coalesce(
+    nullif(current_setting('request.jwt.claim.sub', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
+  )::uuid
+$$;
+create function auth.role() returns text language sql stable as $$
+  select coalesce(
+    nullif(current_setting('request.jwt.claim.role', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'
+  )::text
+$$
 """
 
 GRANT_ON_EVERYTHING_NEW = """

@@ -1,5 +1,5 @@
 -- The domain that ships: peer mentors and their certifications. Row-level security is on everywhere and grants nothing
--- yet but to service_role.
+-- but to service_role; what others may see and change is said in the migration about access.
 
 do $$
 declare
@@ -17,10 +17,20 @@ begin
 end
 $$;
 
+-- What the domain needs besides its tables. The schema is not exposed over REST.
+create schema dynamics_certifications;
+revoke all on schema dynamics_certifications from public;
+
+-- Certifications begin and end with the days of their organisation's time zone.
 create table public.organisations (
   id uuid primary key default gen_random_uuid(),
-  name text not null
+  name text not null,
+  time_zone text not null default 'Europe/Oslo'
+    check ((timestamptz '2000-01-01 00:00:00+00' at time zone time_zone) is not null),
+  expiring_days integer not null default 30 check (expiring_days >= 0)
 );
+comment on column public.organisations.expiring_days is
+  'For so many days before its last one a certification is expiring.';
 
 create table public.chapters (
   id uuid primary key default gen_random_uuid(),
@@ -34,8 +44,11 @@ create table public.chapter_memberships (
   user_id uuid not null,
   chapter_id uuid not null references public.chapters (id),
   role text not null check (role in ('coordinator', 'organisation_admin', 'peer_mentor')),
+  ends_at timestamptz,
   unique (user_id, chapter_id, role)
 );
+comment on column public.chapter_memberships.role is
+  'An organisation_admin administers the whole organisation of the chapter.';
 create index memberships_of_chapter on public.chapter_memberships (chapter_id);
 
 create table public.peer_mentors (
@@ -47,6 +60,7 @@ create table public.peer_mentors (
   phone text
 );
 create index peer_mentors_of_chapter on public.peer_mentors (chapter_id);
+create index peer_mentors_of_user on public.peer_mentors (user_id);
 
 create table public.certifications (
   id uuid primary key default gen_random_uuid(),
@@ -61,6 +75,20 @@ create table public.certifications (
 );
 create index certifications_of_mentor on public.certifications (peer_mentor_id);
 create index certifications_of_chapter on public.certifications (chapter_id);
+
+create function dynamics_certifications.stamp() returns trigger
+language plpgsql
+set search_path = ''
+as $$
+begin
+  new.updated_at := clock_timestamp();
+  return new;
+end
+$$;
+revoke execute on function dynamics_certifications.stamp from public, anon, authenticated, service_role;
+
+create trigger stamp before update on public.certifications
+for each row when (old.* is distinct from new.*) execute function dynamics_certifications.stamp();
 
 do $$
 declare

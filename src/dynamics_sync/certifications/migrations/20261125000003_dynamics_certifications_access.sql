@@ -1,0 +1,126 @@
+-- Who may see and change what (R21). Whom a request comes from is what Supabase says, `auth.uid()`; what they are is in
+-- the memberships, never in the token.
+
+-- The functions that policies ask run as service_role, as row-level security would hide the memberships from them. No
+-- role but service_role may use their schema, so that nobody calls them by name.
+do $do$
+begin
+  grant usage, create on schema dynamics_certifications to service_role;
+  set local role service_role;
+
+  -- The chapters that the user coordinates, and all those of the organisations that they administer.
+  create function dynamics_certifications.managed_chapters() returns setof uuid
+  language sql
+  stable
+  security definer
+  set search_path = ''
+  as $$
+    with mine as (
+      select m.chapter_id, m.role from public.chapter_memberships m
+      where m.user_id = (select auth.uid()) and (m.ends_at is null or m.ends_at > now())
+    )
+    select mine.chapter_id from mine where mine.role = 'coordinator'
+    union
+    select c.id
+    from mine
+    join public.chapters home on home.id = mine.chapter_id
+    join public.chapters c on c.organisation_id = home.organisation_id
+    where mine.role = 'organisation_admin'
+  $$;
+
+  -- The chapters that the user belongs to in any role, and those that they manage.
+  create function dynamics_certifications.known_chapters() returns setof uuid
+  language sql
+  stable
+  security definer
+  set search_path = ''
+  as $$
+    select m.chapter_id from public.chapter_memberships m
+    where m.user_id = (select auth.uid()) and (m.ends_at is null or m.ends_at > now())
+    union
+    select dynamics_certifications.managed_chapters()
+  $$;
+
+  create function dynamics_certifications.known_organisations() returns setof uuid
+  language sql
+  stable
+  security definer
+  set search_path = ''
+  as $$
+    select c.organisation_id from public.chapters c
+    where c.id = any (array(select dynamics_certifications.known_chapters()))
+  $$;
+
+  -- What the user is as a peer mentor: one row in each of their chapters.
+  create function dynamics_certifications.own_mentors() returns setof uuid
+  language sql
+  stable
+  security definer
+  set search_path = ''
+  as $$
+    select p.id from public.peer_mentors p where p.user_id = (select auth.uid())
+  $$;
+
+  -- Whether the user may certify this mentor.
+  create function dynamics_certifications.manages_mentor(mentor uuid) returns boolean
+  language sql
+  stable
+  security definer
+  set search_path = ''
+  as $$
+    select exists (
+      select from public.peer_mentors p
+      where p.id = mentor and p.chapter_id = any (array(select dynamics_certifications.managed_chapters()))
+    )
+  $$;
+
+  revoke execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
+    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors,
+    dynamics_certifications.manages_mentor from public, anon, authenticated;
+  grant execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
+    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors,
+    dynamics_certifications.manages_mentor to authenticated;
+  reset role;
+  revoke create on schema dynamics_certifications from service_role;
+end
+$do$;
+
+-- `any (array(select ...))` is asked once for each statement, and found by index.
+create policy members_see_organisation on public.organisations for select to authenticated
+using (id = any (array(select dynamics_certifications.known_organisations())));
+
+create policy members_see_chapter on public.chapters for select to authenticated
+using (id = any (array(select dynamics_certifications.known_chapters())));
+
+create policy users_see_own_memberships on public.chapter_memberships for select to authenticated
+using (user_id = (select auth.uid()));
+
+create policy managers_and_mentors_see_mentor on public.peer_mentors for select to authenticated
+using (
+  chapter_id = any (array(select dynamics_certifications.managed_chapters()))
+  or user_id = (select auth.uid())
+);
+
+create policy managers_and_mentors_see_certification on public.certifications for select to authenticated
+using (
+  chapter_id = any (array(select dynamics_certifications.managed_chapters()))
+  or peer_mentor_id = any (array(select dynamics_certifications.own_mentors()))
+);
+create policy managers_add_certification on public.certifications for insert to authenticated
+with check (
+  chapter_id = any (array(select dynamics_certifications.managed_chapters()))
+  and dynamics_certifications.manages_mentor(peer_mentor_id)
+);
+create policy managers_change_certification on public.certifications for update to authenticated
+using (chapter_id = any (array(select dynamics_certifications.managed_chapters())))
+with check (
+  chapter_id = any (array(select dynamics_certifications.managed_chapters()))
+  and dynamics_certifications.manages_mentor(peer_mentor_id)
+);
+
+grant select on public.organisations, public.chapters, public.chapter_memberships, public.peer_mentors,
+  public.certifications to authenticated;
+-- Nobody deletes a certification, they revoke it; and nobody writes the history but by appending to it.
+grant insert (id, peer_mentor_id, chapter_id, kind, status, issued_on, expires_on) on public.certifications
+  to authenticated;
+grant update (chapter_id, kind, status, issued_on, expires_on) on public.certifications to authenticated;
