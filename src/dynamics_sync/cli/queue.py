@@ -18,6 +18,8 @@ from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import OPEN_STATUSES
 from dynamics_sync.postgres.retry_queue import Choice, QueueEntry
 
+SHOWN = ("id", "status", "target", "source_table", "record_key", "failure_reason", "error_code", "attempt_count")
+
 queue_commands = typer.Typer(help="What could not be sent, and sending it again.", no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
@@ -85,16 +87,7 @@ def queue_show(entry_id: Annotated[UUID, typer.Argument(help="The entry's id.")]
         print_json(found)
         return
     table = Table(show_header=False, box=None)
-    for name in (
-        "id",
-        "status",
-        "target",
-        "source_table",
-        "record_key",
-        "failure_reason",
-        "error_code",
-        "attempt_count",
-    ):
+    for name in SHOWN:
         table.add_row(name, str(found[name]))
     if found["incident_id"] is not None:
         table.add_row("incident", str(found["incident_id"]))

@@ -44,7 +44,8 @@ class Schema:
 
     def _worst(self, document: object) -> ValidationError | None:
         errors: Iterator[ValidationError] = self._validator.iter_errors(document)  # type: ignore[arg-type]
-        return best_match(errors)
+        worst: ValidationError | None = best_match(errors)
+        return worst
 
 
 def _check_references(document: dict[str, Any]) -> None:
