@@ -50,8 +50,8 @@ _OF_PORTAL = {
     "answers, check DYNAMICS_SYNC_PORTAL_URL.",
     "portal.request": "The record does not fit what the portal's contract says of a request; `queue show` says where. "
     "Correct the record, or declare the contract as it is by now, and replay.",
-    "http_401": "The portal did not accept the signature. Check DYNAMICS_SYNC_PORTAL_SECRET, and that the clocks of both "
-    "machines agree within five minutes; then replay.",
+    "http_401": "The portal did not accept the signature. Check DYNAMICS_SYNC_PORTAL_SECRET, and that the clocks of "
+    "both machines agree within five minutes; then replay.",
     "http_403": "The portal refuses us, or something in between does. Ask whoever runs the portal.",
     "http_404": "The portal does not know the address. Check DYNAMICS_SYNC_PORTAL_URL and the contract's `path`.",
     "http_413": "The record is too large for the portal.",
@@ -74,7 +74,8 @@ _OF_ALL = {
     "service_role may not read it. `dynamics-sync run` names it when it starts; put it right and replay.",
     "database.unreadable_value": "A value of the record cannot be read, such as the date `infinity`, or its key no "
     "longer has the type of the key's column. Correct the record and replay.",
-    "mapping.unknown_table": "The table is watched, but the mapping, or the portal's contract, does not name it. Add it.",
+    "mapping.unknown_table": "The table is watched, but the mapping, or the portal's contract, does not name it: add "
+    "it there.",
     "mapping.unknown_choice": "A text has no number in the mapping's choices. Add it to the mapping.",
     "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",
     "mapping.wrong_type": "A value has another type than the mapping says.",

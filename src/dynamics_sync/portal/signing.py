@@ -50,8 +50,9 @@ def webhook_id(operation: SyncOperation) -> str:
 
 
 def _checked(secret: str) -> str:
+    text = secret.removeprefix(PREFIX).rstrip("=")
     try:
-        size = len(base64.b64decode(secret.removeprefix(PREFIX) + "==", validate=True))
+        size = len(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
     except (binascii.Error, ValueError):
         size = 0
     if not secret.startswith(PREFIX) or not FEWEST_BYTES <= size <= MOST_BYTES:
