@@ -36,7 +36,7 @@ class MoodyDynamics:
             self._bad_moods -= 1
             return classify_write(Answer(503))
         if operation.record_key == "without-expiry":
-            return classify_write(Answer(400, error_code="0x80040203", is_dataverse_error=True))
+            return classify_write(Answer(400, error_code="0x80040203", is_known_error=True))
         return Accepted()
 
 

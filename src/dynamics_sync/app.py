@@ -4,30 +4,25 @@ import asyncio
 import contextlib
 import gc
 import tomllib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, LiteralString
 
-from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError, MappingError
-from dynamics_sync.core.mapping import Mapping, parse_mapping
-from dynamics_sync.core.retry import RetryPolicy
+from dynamics_sync.core.mapping import Mapping as TableMappings
+from dynamics_sync.core.mapping import parse_mapping
+from dynamics_sync.core.operation import DYNAMICS, PORTAL
 from dynamics_sync.dynamics.checks import check_dynamics_url
-from dynamics_sync.dynamics.gateway import DataverseGateway, open_session
+from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
-from dynamics_sync.postgres.audit import Operator
-from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
-from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
-from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, transaction
+from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
-from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.postgres.reconciliation import COUNT_OPEN
 from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
@@ -35,27 +30,25 @@ from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
-from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
-from dynamics_sync.sync.replay import Replay, ReplaySettings
-from dynamics_sync.sync.service import HLFDynamicsSyncService
-from dynamics_sync.sync.worker import Worker, WorkerSettings
+from dynamics_sync.sync.worker import Worker
+from dynamics_sync.targets import (
+    TargetStores,
+    check_capture,
+    make_worker,
+    open_portal,
+    portal_of,
+    target_names,
+    target_stores,
+)
+from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
 from dynamics_sync.web.server import Server, make_server
 
-TARGET = "dynamics"
 CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
 """The tables of the domain that ships."""
 POOL_SIZE = 6
 GARBAGE_THRESHOLD = 50_000
 """Objects between two looks for garbage in cycles. At Python's 700, a worker spends a sixth of its time looking."""
-PREPARE_SECONDS = 10.0
-"""The longest that reading a record and getting a token may take."""
-TRUST_SECONDS = 0.1
-"""How long a healthy circuit is believed without a look at the database; claims renew it."""
-COOL_DOWNS_WAITED = 3
-"""How many cool-downs of an open circuit a replay waits for."""
-NOTICE_SECONDS = 0.5
-"""How soon all workers of a target know that the circuit opened; they must agree on it."""
 
 
 @contextmanager
@@ -73,7 +66,7 @@ def migration_sets(settings: Settings) -> tuple[MigrationSet, ...]:
     return (MACHINERY, CERTIFICATIONS) if settings.mapping is None else (MACHINERY,)
 
 
-def read_mapping(path: Path | None) -> Mapping:
+def read_mapping(path: Path | None) -> TableMappings:
     """The mapping of a file, or the one that ships.
 
     Raises:
@@ -97,44 +90,44 @@ class Stores:
 
     pool: Pool
     queue: PostgresRetryQueue
-    circuits: PostgresCircuitStore
+    """The entries of all targets."""
     incidents: PostgresIncidents
-    circuit_settings: CircuitSettings
-    breaker: DynamicsCircuitBreaker
+    """Of all targets."""
+    targets: Mapping[str, TargetStores]
+    """What is kept of each target of the settings, Dynamics first."""
     migration_sets: tuple[MigrationSet, ...]
+
+    @property
+    def breaker(self) -> DynamicsCircuitBreaker:
+        """Dynamics' circuit."""
+        return self.targets[DYNAMICS].breaker
+
+    def target(self, name: str) -> TargetStores:
+        """One of the targets.
+
+        Raises:
+            ConfigurationError: the settings name no such target.
+        """
+        if (found := self.targets.get(name)) is None:
+            known = " and ".join(self.targets)
+            raise ConfigurationError(f"The settings name no target {name}. There is {known}.")
+        return found
+
+    def queue_of(self, target: str | None) -> PostgresRetryQueue:
+        """The entries of one target, or of all."""
+        return self.queue if target is None else self.target(target).queue
+
+    def chosen(self, target: str | None) -> Sequence[TargetStores]:
+        """One target, or all."""
+        return [*self.targets.values()] if target is None else [self.target(target)]
 
     async def waiting(self) -> int:
         """Records in the outbox."""
-        return int(await self._value("select count(*) from dynamics_sync.outbox"))
+        return int(await one_value(self.pool, "select count(*) from dynamics_sync.outbox"))
 
     async def differences(self) -> int:
         """Records that reconciliation found to differ, and that were not repaired."""
-        return int(await self._value(COUNT_OPEN))
-
-    async def is_sending(self) -> bool:
-        """Whether any worker holds a record."""
-        held = "select exists (select from dynamics_sync.outbox where lease_until > clock_timestamp())"
-        return bool(await self._value(held))
-
-    def breaker_of(self, operator: Operator) -> DynamicsCircuitBreaker:
-        """The circuit, for a person to open or close: what they do is audited."""
-        return DynamicsCircuitBreaker(self.circuit_settings, PostgresCircuitStore(self.pool, TARGET, operator))
-
-    def replay(self, per_second: float, patience_seconds: float) -> Replay:
-        """The paced way back into the outbox."""
-        settings = ReplaySettings(
-            per_second=per_second,
-            patience_seconds=patience_seconds,
-            blocked_patience_seconds=patience_seconds + COOL_DOWNS_WAITED * self.circuit_settings.cool_down_seconds,
-        )
-        return Replay(
-            queue=self.queue, breaker=self.breaker, is_sending=self.is_sending, clock=SystemClock(), settings=settings
-        )
-
-    async def _value(self, query: LiteralString) -> Any:
-        async with transaction(self.pool) as connection:
-            row = await (await connection.execute(query)).fetchone()
-        return row[0] if row else None
+        return int(await one_value(self.pool, COUNT_OPEN))
 
 
 @asynccontextmanager
@@ -148,74 +141,79 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
     async with brief_connection(database_url) as connection:
         await check_schema(connection, sets)
     async with make_pool(database_url, POOL_SIZE) as pool:
-        circuits = PostgresCircuitStore(pool, TARGET)
-        circuit_settings = CircuitSettings(
-            failure_threshold=settings.failure_threshold,
-            cool_down_seconds=settings.cool_down_seconds,
-            max_pause_seconds=settings.max_pause_seconds,
-            probe_lease_seconds=lease_times(settings).lease_seconds,
-            notice_seconds=NOTICE_SECONDS,
-        )
-        breaker = DynamicsCircuitBreaker(circuit_settings, circuits, trust_seconds=TRUST_SECONDS)
         yield Stores(
             pool=pool,
             queue=PostgresRetryQueue(pool),
-            circuits=circuits,
-            incidents=PostgresIncidents(pool, TARGET),
-            circuit_settings=circuit_settings,
-            breaker=breaker,
+            incidents=PostgresIncidents(pool),
+            targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
         )
 
 
-async def check_capture(mapping: Mapping, database_url: str) -> TypesOf:
-    """Make sure that all that is mapped is captured; give the types of the columns.
+async def check_captures(settings: Settings, database_url: str) -> None:
+    """Make sure that all that is mapped is captured, for each target.
 
     Raises:
-        DatabaseError, MappingError: what is wrong, and what to do.
+        ConfigurationError, DatabaseError: what is wrong, and what to do.
     """
-    async with brief_connection(database_url) as connection:
-        return await check_mapping(connection, mapping, TARGET)
+    await check_capture(read_mapping(settings.mapping), DYNAMICS, database_url)
+    if (portal := portal_of(settings)) is not None:
+        await check_capture(portal.contract, PORTAL, database_url)
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A worker with all that it needs."""
+    """A worker for each target, with all that they need."""
 
-    worker: Worker
+    workers: Mapping[str, Worker]
     reconciliation: Reconciliation
     stores: Stores
     gateway: DataverseGateway
     tokens: Tokens
     database_url: str
 
+    @property
+    def worker(self) -> Worker:
+        """The one that sends to Dynamics."""
+        return self.workers[DYNAMICS]
+
+    def stop(self) -> None:
+        """Claim nothing more; `run_worker` returns once the requests in flight are answered and settled."""
+        for worker in self.workers.values():
+            worker.stop()
+
 
 @asynccontextmanager
 async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[Engine]:
-    """Wire a worker, checking everything that can be checked without Dynamics.
+    """Wire the workers, checking everything that can be checked without Dynamics and without the portal.
 
     Raises:
         ConfigurationError, DatabaseError: what is wrong, and what to do.
     """
     mapping = read_mapping(settings.mapping)
     url, credentials = _dynamics(settings)
+    portal = portal_of(settings)
     ca_file = str(settings.ca_file) if settings.ca_file else None
     clock = SystemClock()
-    async with (
-        open_stores(settings, database_url) as stores,
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(open_stores(settings, database_url))
         # One connection more than requests that write: what reads must not wait for one after it was let pass.
-        open_session(ca_file, settings.request_timeout_seconds, settings.concurrency + 1) as session,
-    ):
-        types = await check_capture(mapping, database_url)
+        session = await stack.enter_async_context(
+            open_session(ca_file, settings.request_timeout_seconds, settings.concurrency + 1)
+        )
+        types = await check_capture(mapping, DYNAMICS, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, types, clock)
         gateway = DataverseGateway(
             url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
         )
-        worker = _worker(settings, stores, gateway, records, StoppableClock(clock))
+        workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, StoppableClock(clock))}
+        if portal is not None:
+            opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
+            workers[PORTAL] = await stack.enter_async_context(opened)
         reconciliation = make_reconciliation(
             settings,
-            target=TARGET,
+            target=DYNAMICS,
             mapping=mapping,
             reader=DataverseReader(url=url, session=session, tokens=tokens, clock=clock),
             breaker=stores.breaker,
@@ -223,39 +221,7 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
             records=records,
             clock=clock,
         )
-        yield Engine(worker, reconciliation, stores, gateway, tokens, database_url)
-
-
-def _worker(
-    settings: Settings, stores: Stores, gateway: DataverseGateway, records: PostgresRecords, clock: StoppableClock
-) -> Worker:
-    times = lease_times(settings)
-    outbox = PostgresOutbox(stores.pool, TARGET, times.lease_seconds)
-    leased = LeasedGateway(gateway, outbox, clock, times)
-    service = HLFDynamicsSyncService(
-        breaker=stores.breaker,
-        policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
-        gateway=leased,
-        queue=stores.queue,
-        clock=clock,
-    )
-    return Worker(
-        service=service,
-        breaker=stores.breaker,
-        outbox=outbox,
-        leases=leased,
-        read_ahead=records.read_ahead,
-        clock=clock,
-        settings=WorkerSettings(
-            settings.concurrency, settings.poll_seconds, shutdown_seconds=times.request_seconds + 15.0
-        ),
-    )
-
-
-def lease_times(settings: Settings) -> LeaseTimes:
-    """Twice what one try may take, so that a record that waited for its turn needs no new lease."""
-    request_seconds = settings.request_timeout_seconds + 5.0
-    return LeaseTimes(2 * (PREPARE_SECONDS + request_seconds), PREPARE_SECONDS, request_seconds)
+        yield Engine(workers, reconciliation, stores, gateway, tokens, database_url)
 
 
 def _dynamics(settings: Settings) -> tuple[str, Credentials]:
@@ -279,13 +245,16 @@ def _dynamics(settings: Settings) -> tuple[str, Credentials]:
 
 
 async def run_worker(engine: Engine) -> None:
-    """Work until the worker is stopped or this is cancelled."""
+    """Work for all targets until the workers are stopped or this is cancelled."""
     gc.set_threshold(GARBAGE_THRESHOLD)
-    beside = [asyncio.create_task(listen(engine.database_url, engine.worker.wake))]
+    wakes = {name: worker.wake for name, worker in engine.workers.items()}
+    beside = [asyncio.create_task(listen(engine.database_url, wakes))]
     if engine.reconciliation.schedule is not None:
         beside.append(asyncio.create_task(engine.reconciliation.schedule.run()))
     try:
-        await engine.worker.run()
+        async with asyncio.TaskGroup() as group:
+            for worker in engine.workers.values():
+                group.create_task(worker.run())
     finally:
         for task in beside:
             task.cancel()
@@ -311,4 +280,5 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
             await tokens.get()
 
         checks["token"] = token_is_had
-    return make_server(health_app(Health(checks, stores.breaker.status)))
+    circuits = {name: target.breaker.status for name, target in stores.targets.items()}
+    return make_server(health_app(Health(checks, circuits)))

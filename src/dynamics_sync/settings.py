@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     ca_file: Path | None = None
     mapping: Path | None = None
     """None for the certification mapping that ships."""
+    portal_url: str | None = None
+    """None for no portal."""
+    portal_secret: SecretStr | None = None
+    """`whsec_…`; while it is being changed two, the new one first."""
+    portal_contract: Path | None = None
+    """None for the contract that ships."""
     enabled: bool = True
     """`off`: changes are captured and wait, nothing is sent (R26)."""
     failure_threshold: Annotated[int, Field(gt=0)] = 3

@@ -14,7 +14,7 @@ import aiohttp
 from dynamics_sync import app, sandbox
 from dynamics_sync.postgres.connections import Connection, connect
 from dynamics_sync.settings import Settings, load_settings
-from dynamics_sync.simulator import Simulator, SimulatorConfig
+from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig
 
 ENTITY_SET = "hlf_certifications"
 
@@ -68,6 +68,21 @@ class Stage:
     async def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         return await (await self.user.execute(query.encode(), parameters)).fetchall()
 
+    async def change_portal(self, **wish: object) -> None:
+        """Another contract, a log-in page, another secret: what is not named is as at first."""
+        async with self.http.post(f"{self.simulator.url}/_simulator/portal", json=wish) as response:
+            assert response.status == 204, await response.text()
+
+    async def deliveries(self) -> list[dict[str, Any]]:
+        """Each event that the portal was sent, in order."""
+        async with self.http.get(f"{self.simulator.url}/_simulator/portal") as response:
+            return list((await response.json())["deliveries"])
+
+    async def listed(self) -> list[str]:
+        """Who is on the portal's public listing."""
+        async with self.http.get(f"{self.simulator.url}/portal/mentors") as response:
+            return list((await response.json())["mentors"])
+
     async def queue(self) -> list[tuple[Any, ...]]:
         """Status, attempt count, reason and error code of each entry, oldest first."""
         return await self.rows(
@@ -110,9 +125,14 @@ async def stage(
     simulated: Mapping[str, Any] | None = None,
     mapping: Path | None = None,
     change_tracking: bool = True,
+    portal: bool = False,
     **overrides: object,
 ) -> AsyncIterator[Stage]:
-    """Everything running; the worker too, unless a test wants to start it itself."""
+    """Everything running; the worker too, unless a test wants to start it itself.
+
+    Args:
+        portal: certifications go to the simulator's portal, too.
+    """
     tables = sandbox.simulator_tables(app.read_mapping(mapping))
     tables = tuple(replace(table, change_tracking=change_tracking) for table in tables)
     config = SimulatorConfig(tables, **(simulated or {}))
@@ -122,6 +142,9 @@ async def stage(
         await connect(database_url) as user,
     ):
         overrides = {"ca_file": simulator.ca_file, "mapping": mapping} | overrides
+        if portal:
+            await user.execute("select dynamics_sync.watch('public.certifications', 'id', 'portal')")
+            overrides = {"portal_url": simulator.url, "portal_secret": PORTAL_SECRET} | overrides
         settings = engine_settings(database_url, simulator.url, **overrides)
         async with app.open_engine(settings, database_url) as engine:
             mentor, chapter = uuid4(), uuid4()
@@ -131,7 +154,7 @@ async def stage(
             try:
                 yield Stage(user, engine, http, simulator, mentor, chapter)
             finally:
-                engine.worker.stop()
+                engine.stop()
                 if job is not None:
                     await job
 

@@ -27,7 +27,7 @@ from dynamics_sync.core.outcome import (
 from dynamics_sync.core.redaction import error_code, loggable
 from dynamics_sync.sandbox import simulator_tables
 
-DATAVERSE = {"is_dataverse_error": True}
+DATAVERSE = {"is_known_error": True}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`queue replay` and `queue discard`: what a person does with entries, after a look at which they are."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 from uuid import UUID
@@ -11,13 +12,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dynamics_sync import app
-from dynamics_sync.cli.output import AsJson, Reason, Yes, confirmed, console, print_json, with_stores
-from dynamics_sync.cli.watching import LISTED, entries_in_words, tell_end, tell_replayed, watching
+from dynamics_sync.cli.output import AsJson, Reason, Target, Yes, confirmed, console, print_json, with_stores
+from dynamics_sync.cli.watching import LISTED, entries_in_words, tell_end, tell_replayed, together, watching
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import WAITING_STATUSES, QueueStatus
 from dynamics_sync.postgres.retry_queue import Choice, EntryGroup, QueueEntry
 from dynamics_sync.settings import operator_name
+from dynamics_sync.sync.replay import ReplayReport
 
 Id = Annotated[UUID | None, typer.Option("--id", help="One entry.")]
 Status = Annotated[QueueStatus | None, typer.Option("--status", help="Entries of this status.")]
@@ -38,9 +40,13 @@ PerSecond = Annotated[
 class _Chosen:
     """What is to be acted on: all the ids, and as much of the entries as is shown."""
 
-    ids: Sequence[UUID]
+    by_target: Mapping[str, Sequence[UUID]]
     groups: Sequence[EntryGroup]
     entries: Sequence[QueueEntry]
+
+    @property
+    def ids(self) -> list[UUID]:
+        return [entry_id for ids in self.by_target.values() for entry_id in ids]
 
 
 def queue_replay(
@@ -48,6 +54,7 @@ def queue_replay(
     status: Status = None,
     incident: IncidentNumber = None,
     all: All = False,
+    target: Target = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     per_second: PerSecond = 20.0,
@@ -56,16 +63,25 @@ def queue_replay(
 ) -> None:
     """Send entries again: each record goes back into the outbox, and its present state is sent.
 
-    They go back at a pace that Dynamics bears, and only while the circuit lets calls pass. The command shows how they
+    They go back at a pace that Dynamics bears, and only while their circuit lets calls pass. The command shows how they
     fare; it may be ended at any time, and asked for again it goes on with those that are still open.
     """
-    chosen = _choose("replay", id, status, incident, all)
+    chosen = _choose("replay", target, id, status, incident, all)
     if not _is_agreed("replay", chosen, dry_run, yes, as_json):
         return
-    with watching(len(chosen.ids), visible=console.is_terminal and not as_json) as watch:
-        report = with_stores(
-            lambda stores: stores.replay(per_second, patience).run(chosen.ids, operator_name(), tell=watch.tell)
+    totals = {name: len(ids) for name, ids in chosen.by_target.items()}
+
+    async def act(stores: app.Stores) -> list[ReplayReport]:
+        replays = {name: stores.target(name).replay(per_second, patience) for name in totals}
+        return await asyncio.gather(
+            *(
+                replay.run(chosen.by_target[name], operator_name(), tell=watches[name].tell)
+                for name, replay in replays.items()
+            )
         )
+
+    with watching(totals, visible=console.is_terminal and not as_json) as watches:
+        report = together(with_stores(act))
     tell_replayed(chosen.ids, report, as_json)
     tell_end(report, patience, as_json)
 
@@ -75,13 +91,14 @@ def queue_discard(
     status: Status = None,
     incident: IncidentNumber = None,
     all: All = False,
+    target: Target = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     reason: Reason = None,
     as_json: AsJson = False,
 ) -> None:
     """Close entries without sending them: Dynamics keeps what it has."""
-    chosen = _choose("discard", id, status, incident, all)
+    chosen = _choose("discard", target, id, status, incident, all)
     if _is_agreed("discard", chosen, dry_run, yes, as_json):
         done = set(with_stores(lambda stores: stores.queue.discard(chosen.ids, operator_name(), reason)))
         _tell_entries("discarded", [id for id in chosen.ids if id in done], chosen, as_json)
@@ -98,7 +115,12 @@ async def check_incident(stores: app.Stores, number: int | None) -> None:
 
 
 def _choose(
-    action: str, entry_id: UUID | None, status: QueueStatus | None, incident: int | None, every: bool
+    action: str,
+    target: str | None,
+    entry_id: UUID | None,
+    status: QueueStatus | None,
+    incident: int | None,
+    every: bool,
 ) -> _Chosen:
     if sum([entry_id is not None, status is not None, incident is not None, every]) != 1:
         raise ConfigurationError(f"Say which entries to {action}: one of --id, --status, --incident, --all.")
@@ -107,7 +129,7 @@ def _choose(
 
     async def look(stores: app.Stores) -> _Chosen:
         await check_incident(stores, incident)
-        queue = stores.queue
+        queue = stores.queue_of(target)
         return _Chosen(await queue.ids(choice), await queue.groups(choice), await queue.entries(choice, LISTED))
 
     return with_stores(look)
@@ -127,14 +149,15 @@ def _is_agreed(action: str, chosen: _Chosen, dry_run: bool, yes: bool, as_json: 
 def _preview(groups: Sequence[EntryGroup]) -> Table:
     table = Table(Column("entries", justify="right"), "status and table", "error", box=SIMPLE_HEAD)
     for group in groups:
-        what = f"[bold yellow]{group.status}[/]\n{escape(group.source_table)}"
-        table.add_row(str(group.count), what, f"{group.error_code}\n{explain(group.error_code)}", end_section=True)
+        what = f"[bold yellow]{group.status}[/]\n{escape(group.source_table)} to {group.target}"
+        error = f"{group.error_code}\n{explain(group.error_code, group.target)}"
+        table.add_row(str(group.count), what, error, end_section=True)
     return table
 
 
 def _tell_entries(what: str, ids: Sequence[UUID], chosen: _Chosen, as_json: bool) -> None:
     if as_json:
-        groups = [asdict(group) | {"explanation": explain(group.error_code)} for group in chosen.groups]
+        groups = [asdict(group) | {"explanation": explain(group.error_code, group.target)} for group in chosen.groups]
         print_json({"result": what, "entries": [str(id) for id in ids], "groups": groups})
         return
     console.print(f"{what}: {len(ids)}")

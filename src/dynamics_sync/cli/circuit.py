@@ -1,4 +1,4 @@
-"""`circuit`: how Dynamics is, what outages there were, and opening and closing it by hand."""
+"""`circuit`: how Dynamics is, and the portal, what outages there were, and opening and closing it by hand."""
 
 from dataclasses import asdict
 from datetime import UTC, timedelta
@@ -9,87 +9,124 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dynamics_sync import app
-from dynamics_sync.cli.output import AsJson, Reason, Yes, confirmed, console, print_json, with_stores
+from dynamics_sync.cli.output import AsJson, Reason, Target, Yes, confirmed, console, print_json, with_stores
 from dynamics_sync.cli.watching import entries_in_words
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.explanations import explain
+from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.incidents import Incident
 from dynamics_sync.settings import operator_name
 from dynamics_sync.sync.breaker import CircuitStatus
+from dynamics_sync.targets import TargetStores
 from dynamics_sync.web.health import circuit_document
 
-circuit_commands = typer.Typer(help="How Dynamics is, as all workers see it.", no_args_is_help=True)
+circuit_commands = typer.Typer(help="How Dynamics is, and the portal, as all workers see it.", no_args_is_help=True)
 
 Look = tuple[CircuitStatus, Incident | None]
+OneTarget = Annotated[str, typer.Option("--target", help="`dynamics` or `portal`.")]
 
 
 @circuit_commands.command("show")
-def circuit_show(as_json: AsJson = False) -> None:
+def circuit_show(target: Target = None, as_json: AsJson = False) -> None:
     """The circuit: closed, open or half-open, and why."""
-    _tell(with_stores(_look), as_json)
+
+    async def look(stores: app.Stores) -> dict[str, Look]:
+        return {each.name: await _look(each) for each in stores.chosen(target)}
+
+    found = with_stores(look)
+    if not as_json:
+        for name, one in found.items():
+            _tell(one, name)
+        return
+    documents = {name: _document(one) for name, one in found.items()}
+    first = next(iter(documents.values()))
+    print_json(first if len(documents) == 1 else {**first, "targets": documents})
 
 
 @circuit_commands.command("incidents")
 def circuit_incidents(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 20,
+    target: Target = None,
+    as_json: AsJson = False,
 ) -> None:
     """The last outages, newest first: when, how long, why, and what they left in the queue."""
-    found = with_stores(lambda stores: stores.incidents.recent(limit))
+
+    async def look(stores: app.Stores) -> list[Incident]:
+        incidents = stores.incidents if target is None else stores.target(target).incidents
+        return await incidents.recent(limit)
+
+    found = with_stores(look)
     if as_json:
         print_json([_incident_document(incident) for incident in found])
         return
     if not found:
         console.print("There was no outage: the circuit has never opened.")
         return
-    table = Table("incident", "opened", "lasted", "error code", "entries open", "of all", box=SIMPLE_HEAD)
+    table = Table("incident", "target", "opened", "lasted", "error code", "entries open", "of all", box=SIMPLE_HEAD)
     for incident in found:
         opened = f"{incident.opened_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         lasted = _lasted(incident.duration) if incident.closed_at else "[bold red]goes on[/]"
         entries = (str(incident.open_entries), str(sum(incident.entries.values())))
-        table.add_row(f"[bold]{incident.id}[/]", opened, lasted, incident.error_code, *entries)
+        table.add_row(f"[bold]{incident.id}[/]", incident.target, opened, lasted, incident.error_code, *entries)
     console.print(table)
 
 
 @circuit_commands.command("open")
-def circuit_open(reason: Reason = None, yes: Yes = False, as_json: AsJson = False) -> None:
+def circuit_open(
+    target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Keep everything back for one cool-down from now; then a probe decides. Begins an incident."""
 
     async def act(stores: app.Stores) -> Look:
-        await stores.breaker_of(Operator(operator_name(), reason)).force_open()
-        return await _look(stores)
+        of = stores.target(target)
+        await of.breaker_of(Operator(operator_name(), reason)).force_open()
+        return await _look(of)
 
-    confirmed("Open the circuit? No request leaves for one cool-down, then a probe decides.", yes)
-    _tell(with_stores(act), as_json)
+    confirmed(f"Open the circuit of {target}? No request leaves for one cool-down, then a probe decides.", yes)
+    _tell_of_one(with_stores(act), target, as_json)
 
 
 @circuit_commands.command("close")
-def circuit_close(reason: Reason = None, yes: Yes = False, as_json: AsJson = False) -> None:
+def circuit_close(
+    target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Let everything pass again, as if a probe had succeeded. Ends the incident."""
 
     async def act(stores: app.Stores) -> Look:
-        await stores.breaker_of(Operator(operator_name(), reason)).force_closed()
-        return await _look(stores)
+        of = stores.target(target)
+        await of.breaker_of(Operator(operator_name(), reason)).force_closed()
+        return await _look(of)
 
-    confirmed("Close the circuit? All that waits is sent at once.", yes)
-    _tell(with_stores(act), as_json)
-
-
-async def _look(stores: app.Stores) -> Look:
-    return await stores.breaker.status(), await stores.incidents.current()
+    confirmed(f"Close the circuit of {target}? All that waits is sent at once.", yes)
+    _tell_of_one(with_stores(act), target, as_json)
 
 
-def _tell(look: Look, as_json: bool) -> None:
+async def _look(of: TargetStores) -> Look:
+    return await of.breaker.status(), await of.incidents.current()
+
+
+def _document(look: Look) -> dict[str, Any]:
     status, incident = look
+    return circuit_document(status) | {"incident": incident.id if incident else None}
+
+
+def _tell_of_one(look: Look, target: str, as_json: bool) -> None:
     if as_json:
-        print_json(circuit_document(status) | {"incident": incident.id if incident else None})
-        return
-    console.print(f"The circuit is {coloured(status.state)}.")
+        print_json(_document(look))
+    else:
+        _tell(look, target)
+
+
+def _tell(look: Look, target: str) -> None:
+    status, incident = look
+    of_target = "" if target == DYNAMICS else f" of {target}"
+    console.print(f"The circuit{of_target} is {coloured(status.state)}.")
     if status.opened_at is not None:
         failures = f" after {status.failure_count} failed requests" if status.failure_count else ""
         console.print(f"Opened {status.opened_at:%Y-%m-%d %H:%M:%S %Z}{failures}.")
     if status.last_error_code is not None:
-        console.print(f"Last error {status.last_error_code}: {explain(status.last_error_code)}")
+        console.print(f"Last error {status.last_error_code}: {explain(status.last_error_code, target)}")
     if status.retry_at is not None:
         console.print(f"The next request may leave at {status.retry_at:%H:%M:%S %Z}.")
     if incident is not None:
@@ -108,7 +145,7 @@ def _incident_document(incident: Incident) -> dict[str, Any]:
     document = asdict(incident)
     document["duration_seconds"] = round(document.pop("duration").total_seconds(), 3)
     return document | {
-        "explanation": explain(incident.error_code),
+        "explanation": explain(incident.error_code, incident.target),
         "open_entries": incident.open_entries,
     }
 

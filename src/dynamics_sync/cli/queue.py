@@ -12,11 +12,13 @@ from rich.table import Column, Table
 
 from dynamics_sync import app
 from dynamics_sync.cli.acting import IncidentNumber, Status, check_incident, queue_discard, queue_replay
-from dynamics_sync.cli.output import AsJson, console, print_json, with_stores
+from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import OPEN_STATUSES
 from dynamics_sync.postgres.retry_queue import Choice, QueueEntry
+
+SHOWN = ("id", "status", "target", "source_table", "record_key", "failure_reason", "error_code", "attempt_count")
 
 queue_commands = typer.Typer(help="What could not be sent, and sending it again.", no_args_is_help=True)
 
@@ -25,15 +27,20 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 
 @queue_commands.command("list")
 def queue_list(
-    status: Status = None, incident: IncidentNumber = None, limit: Limit = 1000, as_json: AsJson = False
+    status: Status = None,
+    incident: IncidentNumber = None,
+    target: Target = None,
+    limit: Limit = 1000,
+    as_json: AsJson = False,
 ) -> None:
     """What could not be sent and is still open, or the entries of one status; oldest first."""
     choice = Choice([status] if status else OPEN_STATUSES, incident_id=incident)
 
     async def look(stores: app.Stores) -> tuple[list[QueueEntry], int]:
         await check_incident(stores, incident)
-        groups = await stores.queue.groups(choice)
-        return await stores.queue.entries(choice, limit), sum(group.count for group in groups)
+        queue = stores.queue_of(target)
+        groups = await queue.groups(choice)
+        return await queue.entries(choice, limit), sum(group.count for group in groups)
 
     entries, total = with_stores(look)
     if as_json:
@@ -41,7 +48,7 @@ def queue_list(
         return
     if not entries:
         of_incident = f" that belongs to incident {incident}" if incident else ""
-        everything = not status and not incident
+        everything = not status and not incident and not target
         wanted = f"of status {status}" if status else "that is open"
         console.print("The queue is empty." if everything else f"The queue has no entry {wanted}{of_incident}.")
         return
@@ -53,7 +60,7 @@ def queue_list(
 def _table(entries: list[QueueEntry]) -> Table:
     table = Table(Column("entry and record", overflow="fold"), "what happened", box=SIMPLE_HEAD)
     for entry in entries:
-        record = f"[bold]{entry.id}[/]\n{escape(entry.source_table)}\n{escape(entry.record_key)}"
+        record = f"[bold]{entry.id}[/]\n{escape(entry.source_table)} to {entry.target}\n{escape(entry.record_key)}"
         error = f"{entry.error_code}, {entry.attempt_count} attempt{'s' * (entry.attempt_count != 1)}"
         since = f"since {entry.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         incident = f"\nincident {entry.incident_id}" if entry.incident_id else ""
@@ -70,14 +77,17 @@ def queue_show(entry_id: Annotated[UUID, typer.Argument(help="The entry's id.")]
         if not entries:
             raise ConfigurationError(f"The queue has no entry {entry_id}. `dynamics-sync queue list` shows all.")
         attempts = [asdict(attempt) for attempt in await stores.queue.time_line(entries[0])]
-        return asdict(entries[0]) | {"explanation": explain(entries[0].error_code), "attempts": attempts}
+        return asdict(entries[0]) | {
+            "explanation": explain(entries[0].error_code, entries[0].target),
+            "attempts": attempts,
+        }
 
     found = with_stores(look)
     if as_json:
         print_json(found)
         return
     table = Table(show_header=False, box=None)
-    for name in ("id", "status", "source_table", "record_key", "failure_reason", "error_code", "attempt_count"):
+    for name in SHOWN:
         table.add_row(name, str(found[name]))
     if found["incident_id"] is not None:
         table.add_row("incident", str(found["incident_id"]))

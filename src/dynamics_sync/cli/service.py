@@ -56,7 +56,7 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
     if settings.database_url is None:
         await apply_migrations(url, app.migration_sets(settings))
     if not settings.enabled:
-        await app.check_capture(app.read_mapping(settings.mapping), url)
+        await app.check_captures(settings, url)
         async with app.open_stores(settings, url) as stores:
             emit("worker.disabled", "warning")
             await _serve(settings, app.health_server(stores) if web else None, None)
@@ -77,7 +77,7 @@ async def _serve(settings: Settings, server: Server | None, engine: app.Engine |
         jobs.append(asyncio.create_task(app.run_worker(engine)))
     await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
     if engine is not None:
-        engine.worker.stop()
+        engine.stop()
     if server is not None:
         server.should_exit = True
     stop.set()

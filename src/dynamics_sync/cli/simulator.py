@@ -12,7 +12,7 @@ from dynamics_sync.cli.output import console
 from dynamics_sync.cli.signals import stop_event
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.settings import load_settings
-from dynamics_sync.simulator import Simulator, SimulatorConfig, load_tables
+from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig, load_tables
 
 
 def simulator(
@@ -41,6 +41,7 @@ async def _serve(config: SimulatorConfig) -> None:
     stop = stop_event()
     async with Simulator(config) as running:
         console.print(f"Dynamics simulator at [bold]{running.url}[/], client id [bold]demo[/], secret [bold]demo[/]")
+        console.print(f"and a portal at [bold]{running.url}[/], secret [bold]{PORTAL_SECRET}[/]", soft_wrap=True)
         if running.ca_file is not None:
             console.print(f"Trust it with DYNAMICS_SYNC_CA_FILE={running.ca_file}")
         await stop.wait()

@@ -6,23 +6,23 @@ from rich.table import Table
 
 from dynamics_sync import app
 from dynamics_sync.cli.circuit import coloured
-from dynamics_sync.cli.output import AsJson, console, print_json, with_stores
+from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
 from dynamics_sync.core.operation import QueueStatus
+from dynamics_sync.targets import TargetStores
 from dynamics_sync.web.health import circuit_document
 
 
-def status(as_json: AsJson = False) -> None:
-    """The truth in one glance: what waits, what needs a person, how Dynamics is."""
+def status(target: Target = None, as_json: AsJson = False) -> None:
+    """The truth in one glance: what waits, what needs a person, how Dynamics is, and the portal."""
 
     async def look(stores: app.Stores) -> dict[str, Any]:
-        incident = await stores.incidents.current()
-        return {
-            "waiting": await stores.waiting(),
-            "differences": await stores.differences(),
-            "queue": await stores.queue.counts(),
-            "circuit": circuit_document(await stores.breaker.status()),
-            "incident": incident.id if incident else None,
-        }
+        found = {each.name: await _look_at(each) for each in stores.chosen(target)}
+        first = next(iter(found.values()))
+        every = {"differences": await stores.differences()}
+        if len(found) == 1:
+            return first | every
+        waiting, queue = await stores.waiting(), await stores.queue.counts()
+        return {**first, **every, "waiting": waiting, "queue": queue, "targets": found}
 
     found = with_stores(look)
     if as_json:
@@ -35,6 +35,17 @@ def status(as_json: AsJson = False) -> None:
             table.add_row(f"queue: {name}", str(found["queue"][name]))
     if found["differences"]:
         table.add_row("found to differ, not repaired", str(found["differences"]))
-    incident = f", incident {found['incident']}" if found["incident"] else ""
-    table.add_row("circuit", coloured(found["circuit"]["state"]) + incident)
+    for name, one in found.get("targets", {None: found}).items():
+        incident = f", incident {one['incident']}" if one["incident"] else ""
+        table.add_row(f"circuit of {name}" if name else "circuit", coloured(one["circuit"]["state"]) + incident)
     console.print(table)
+
+
+async def _look_at(target: TargetStores) -> dict[str, Any]:
+    incident = await target.incidents.current()
+    return {
+        "waiting": await target.waiting(),
+        "queue": await target.queue.counts(),
+        "circuit": circuit_document(await target.breaker.status()),
+        "incident": incident.id if incident else None,
+    }

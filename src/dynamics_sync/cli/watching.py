@@ -1,7 +1,8 @@
 """What is seen of a replay: a bar while it goes on, and how it ended."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from rich.console import Console
@@ -19,8 +20,9 @@ LISTED = 1000
 class Watch:
     """What is seen of a replay while it goes on."""
 
-    def __init__(self, bar: Progress, total: int) -> None:
+    def __init__(self, bar: Progress, name: str, total: int) -> None:
         self._bar = bar
+        self._name = name
         self._task = bar.add_task("", total=total, counts="")
         self.last: ReplayProgress | None = None
 
@@ -29,25 +31,45 @@ class Watch:
         self._bar.update(
             self._task,
             completed=progress.chosen - progress.left - progress.on_the_way,
-            description="replaying" if progress.calls_pass else f"waiting: {_obstacle(progress)}",
+            description=self._name + ("replaying" if progress.calls_pass else f"waiting: {_obstacle(progress)}"),
             counts=_counts(progress),
         )
 
 
 @contextmanager
-def watching(total: int, *, visible: bool) -> Iterator[Watch]:
-    """A progress bar on a terminal. Whoever is interrupted learns where the replay stands."""
+def watching(totals: Mapping[str, int], *, visible: bool) -> Iterator[Mapping[str, Watch]]:
+    """A progress bar for each target on a terminal. Whoever is interrupted learns where the replay stands."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[counts]}"))
     with Progress(*columns, console=console, transient=True, disable=not visible) as bar:
-        watch = Watch(bar, total)
+        names = {name: f"{name}: " if len(totals) > 1 else "" for name in totals}
+        watches = {name: Watch(bar, names[name], total) for name, total in totals.items()}
         try:
-            yield watch
+            yield watches
         except (KeyboardInterrupt, DynamicsSyncError):
             bar.stop()
-            if watch.last is not None:
-                text = f"The replay was interrupted: {_counts(watch.last)}. {_how_to_go_on(watch.last)}"
-                Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            for name, watch in watches.items():
+                if watch.last is not None:
+                    text = (
+                        f"{names[name]}The replay was interrupted: {_counts(watch.last)}. {_how_to_go_on(watch.last)}"
+                    )
+                    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
             raise
+
+
+def together(reports: Sequence[ReplayReport]) -> ReplayReport:
+    """One report of replays that went on side by side. Where not all came to their end, it says why one did not."""
+    least = next((report for report in reports if report.end is not ReplayEnd.ALL_TOLD), reports[0])
+    every = [report.progress for report in reports]
+    progress = replace(
+        least.progress,
+        chosen=sum(one.chosen for one in every),
+        left=sum(one.left for one in every),
+        on_the_way=sum(one.on_the_way for one in every),
+        arrived=sum(one.arrived for one in every),
+        failed_again=tuple(entry for one in every for entry in one.failed_again),
+        no_longer_open=sum(one.no_longer_open for one in every),
+    )
+    return ReplayReport(least.end, progress)
 
 
 def tell_replayed(ids: Sequence[UUID], report: ReplayReport, as_json: bool) -> None:
@@ -108,7 +130,7 @@ def _obstacle(progress: ReplayProgress) -> str:
     if circuit.state is CircuitState.HALF_OPEN:
         return "the circuit is half-open, and its probe decides"
     until = f" until {circuit.retry_at:%H:%M:%S %Z}" if circuit.retry_at is not None else ""
-    return f"the circuit is open{until}" if circuit.state is CircuitState.OPEN else f"Dynamics asked for silence{until}"
+    return f"the circuit is open{until}" if circuit.state is CircuitState.OPEN else f"silence was asked for{until}"
 
 
 def _how_to_go_on(progress: ReplayProgress) -> str:

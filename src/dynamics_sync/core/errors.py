@@ -1,6 +1,6 @@
 """The errors that a person may see. Each message says what happened, what it means and what to do.
 
-Messages are written by us and never quote an answer of Dynamics, a row or a setting's secret value (R14, R16).
+Messages are written by us and never quote an answer, a row or a setting's secret value (R14, R16).
 """
 
 
@@ -13,7 +13,7 @@ class ConfigurationError(DynamicsSyncError):
 
 
 class MappingError(ConfigurationError):
-    """The mapping file names something that is not there, or contradicts itself."""
+    """The mapping, or a portal's contract, names something that is not there, or contradicts itself."""
 
 
 class DatabaseError(DynamicsSyncError):

@@ -1,6 +1,8 @@
-"""Our own words for an error code: what it means and what to do. Dynamics' messages are never shown (R16)."""
+"""Our own words for an error code: what it means and what to do. Messages of others are never shown (R16)."""
 
-_EXPLANATIONS = {
+from dynamics_sync.core.operation import DYNAMICS, PORTAL
+
+_OF_DYNAMICS = {
     "0x80048d19": "Dynamics could not read the payload: a column does not exist there, or a value has the wrong type. "
     "Compare the mapping with the table in Dynamics.",
     "0x80044331": "A text is longer than its column in Dynamics allows. Shorten it, or widen the column.",
@@ -39,8 +41,31 @@ _EXPLANATIONS = {
     "connection_reset": "The connection to Dynamics was lost. It may or may not have stored the record.",
     "dns": "The name of the Dynamics host could not be resolved.",
     "tls": "The certificate of the Dynamics host is not trusted.",
+}
+
+_OF_PORTAL = {
+    "contract_mismatch": "The portal answered otherwise than its contract says; `queue show` says where. If the "
+    "portal has changed, declare the new version of the contract in a file (docs/portal.md), name it in "
+    "DYNAMICS_SYNC_PORTAL_CONTRACT, start `dynamics-sync run` again and replay. If it is a log-in page or a proxy that "
+    "answers, check DYNAMICS_SYNC_PORTAL_URL.",
+    "portal.request": "The record does not fit what the portal's contract says of a request; `queue show` says where. "
+    "Correct the record, or declare the contract as it is by now, and replay.",
+    "http_401": "The portal did not accept the signature. Check DYNAMICS_SYNC_PORTAL_SECRET, and that the clocks of "
+    "both machines agree within five minutes; then replay.",
+    "http_403": "The portal refuses us, or something in between does. Ask whoever runs the portal.",
+    "http_404": "The portal does not know the address. Check DYNAMICS_SYNC_PORTAL_URL and the contract's `path`.",
+    "http_413": "The record is too large for the portal.",
+    "http_429": "The portal asked us to slow down.",
+    "timeout": "The portal did not answer in time. It may or may not have stored the record.",
+    "connection_refused": "The portal refused the connection.",
+    "connection_reset": "The connection to the portal was lost. It may or may not have stored the record.",
+    "dns": "The name of the portal's host could not be resolved. Check DYNAMICS_SYNC_PORTAL_URL.",
+    "tls": "The certificate of the portal's host is not trusted. Name its authority in DYNAMICS_SYNC_CA_FILE.",
+}
+
+_OF_ALL = {
     "internal_error": "dynamics-sync met an error of its own with this record. Look for `sync.interrupted` in the log.",
-    "circuit_open": "The circuit was open: Dynamics was not well, and nothing was sent.",
+    "circuit_open": "The circuit was open, because the other side was not well, and nothing was sent.",
     "operator": "A person opened the circuit; `dynamics_sync.audit` says who and why.",
     "prepare_timeout": "Reading the record, or getting an access token, took too long. Look at the database's and the "
     "identity provider's health.",
@@ -49,18 +74,24 @@ _EXPLANATIONS = {
     "service_role may not read it. `dynamics-sync run` names it when it starts; put it right and replay.",
     "database.unreadable_value": "A value of the record cannot be read, such as the date `infinity`, or its key no "
     "longer has the type of the key's column. Correct the record and replay.",
-    "mapping.unknown_table": "The table is watched, but no mapping names it. Add it to the mapping.",
+    "mapping.unknown_table": "The table is watched, but the mapping, or the portal's contract, does not name it: add "
+    "it there.",
     "mapping.unknown_choice": "A text has no number in the mapping's choices. Add it to the mapping.",
     "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",
     "mapping.wrong_type": "A value has another type than the mapping says.",
-    "mapping.too_precise": "A number has more digits than arrive in Dynamics unchanged (about 15). Round it.",
+    "mapping.too_precise": "A number has more digits than surely arrive unchanged (about 15). Round it.",
 }
 
 
-def explain(code: str) -> str:
-    """One or two sentences for a person who reads the queue."""
-    if (known := _EXPLANATIONS.get(code.lower())) is not None:
+def explain(code: str, target: str = DYNAMICS) -> str:
+    """One or two sentences for a person who reads the queue, or looks at the circuit, of a target."""
+    code = code.lower()
+    is_portal = target == PORTAL
+    known = (_OF_PORTAL if is_portal else _OF_DYNAMICS).get(code) or _OF_ALL.get(code)
+    if known is not None:
         return known
     if code.startswith("http_5"):
-        return "Dynamics had a fault of its own."
+        return f"{'The portal' if is_portal else 'Dynamics'} had a fault of its own."
+    if is_portal:
+        return "The portal refused the record. Ask whoever runs it, and replay."
     return "Dynamics refused the record. Look the code up in Microsoft's list of Dataverse error codes."

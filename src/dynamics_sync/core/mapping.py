@@ -4,11 +4,12 @@ The form of the file is described in `docs/mapping.md`; `certifications/mapping.
 """
 
 from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from math import isfinite
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 from urllib.parse import quote
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -124,18 +125,38 @@ def _column(value: object) -> object:
     return {"to": value} if isinstance(value, str) else value
 
 
-class TableMapping(_Model):
-    """One source table and the Dataverse table that it feeds."""
+class SourceTable(_Model):
+    """A table whose rows are sent: what identifies one, and which columns go where."""
 
     source: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*\.[A-Za-z_][A-Za-z0-9_$]*$")]
     key: str
+    columns: Annotated[dict[str, Annotated[Column, BeforeValidator(_column)]], Field(min_length=1)]
+
+    @property
+    def quoted_source(self) -> str:
+        """The table's name as SQL takes it: quoted where it has capitals."""
+        return ".".join(part if part == part.lower() else f'"{part}"' for part in self.source.split("."))
+
+
+class SourceTables(Protocol):
+    """All tables of one target: a mapping's, or a portal's contract's."""
+
+    title: ClassVar[str]
+    """What declares them, for messages."""
+
+    @property
+    def tables(self) -> Sequence[SourceTable]: ...
+
+
+class TableMapping(SourceTable):
+    """One source table and the Dataverse table that it feeds."""
+
     entity_set: str
     logical_name: str
     alternate_key: str
     on_delete: DeleteRule = DeleteRule.DEACTIVATE
     active: dict[str, bool | int] = {"statecode": 0, "statuscode": 1}
     inactive: dict[str, bool | int] = {"statecode": 1, "statuscode": 2}
-    columns: Annotated[dict[str, Annotated[Column, BeforeValidator(_column)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _attributes_are_distinct(self) -> Self:
@@ -149,11 +170,6 @@ class TableMapping(_Model):
                 raise ValueError(f"column {name!r} is mapped to {column.to!r}, which {other} already writes")
             seen[column.to.lower()] = f"column {name!r}"
         return self
-
-    @property
-    def quoted_source(self) -> str:
-        """The table's name as SQL takes it: quoted where it has capitals."""
-        return ".".join(part if part == part.lower() else f'"{part}"' for part in self.source.split("."))
 
     def address(self, record_key: str) -> str:
         """The record's address below the Web API's root, by alternate key.
@@ -178,21 +194,36 @@ class TableMapping(_Model):
 
 
 class Mapping(_Model):
-    """All mapped tables of one target."""
+    """All tables that go to Dynamics."""
+
+    title: ClassVar[str] = "The mapping"
 
     tables: Annotated[tuple[TableMapping, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _sources_are_distinct(self) -> Self:
-        sources = [table.source for table in self.tables]
-        for source in sources:
-            if sources.count(source) > 1:
-                raise ValueError(f"table {source!r} is mapped twice")
+        check_distinct(self.tables)
         return self
 
     def table(self, source: str) -> TableMapping | None:
         """The mapping of a source table, or None where there is none."""
         return next((table for table in self.tables if table.source == source), None)
+
+
+def check_distinct(tables: Sequence[SourceTable]) -> None:
+    """Make sure that each table is named once; ValueError if not."""
+    sources = [table.source for table in tables]
+    for source in sources:
+        if sources.count(source) > 1:
+            raise ValueError(f"table {source!r} is mapped twice")
+
+
+def problems_of(error: ValidationError, whole: str) -> str:
+    """A line for each place of a declaration that is wrong; `whole` is what the declaration itself is called."""
+    return "\n".join(
+        f"  {'.'.join(str(part) for part in problem['loc']) or whole}: " + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors(include_input=False)
+    )
 
 
 def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
@@ -204,14 +235,8 @@ def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
     try:
         return Mapping.model_validate(document)
     except ValidationError as error:
-        problems = [
-            f"  {'.'.join(str(part) for part in problem['loc']) or 'mapping'}: "
-            + problem["msg"].removeprefix("Value error, ")
-            for problem in error.errors()
-        ]
-        raise MappingError(
-            f"The mapping {origin} cannot be used:\n" + "\n".join(problems) + "\nCorrect it and start again."
-        ) from None
+        problems = problems_of(error, "mapping")
+        raise MappingError(f"The mapping {origin} cannot be used:\n{problems}\nCorrect it and start again.") from None
 
 
 def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) -> str:

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+DYNAMICS = "dynamics"
+"""The target that is meant where none is named: the Dynamics environment of the settings."""
+
+PORTAL = "portal"
+
 
 class OperationType(StrEnum):
     """What the change did to the record. What is sent is decided from the record's present state."""
@@ -14,7 +19,7 @@ class OperationType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncOperation:
-    """One record that is to be brought up to date in Dynamics. Metadata only: it holds no value of the record (R14)."""
+    """One record that is to be brought up to date in a target. Metadata only: it holds no value of the record (R14)."""
 
     source_table: str
     """Schema and name: `public.certifications`."""
@@ -25,8 +30,8 @@ class SyncOperation:
     """The outbox's version that the operation stands for; 0 without an outbox."""
     attempts: int = 0
     """Failed requests already behind it."""
-    target: str = "dynamics"
-    """Which Dynamics environment."""
+    target: str = DYNAMICS
+    """What it goes to: each target has its own circuit, outbox rows, queue entries and worker."""
     changed_columns: tuple[str, ...] = ()
     """Names of the columns that changed; empty where it is not known."""
     correlation_id: str | None = None

@@ -1,4 +1,4 @@
-"""What an answer of Dynamics means (R1, R8, R27). The status decides; the code only explains.
+"""What an answer of Dynamics, or of a portal, means (R1, R8, R27). The status decides; the code only explains.
 
 Sources: Microsoft's pages "Compose HTTP requests and handle errors" and "Service protection API limits".
 """
@@ -28,8 +28,8 @@ class Answer:
     status: int
     error_code: str | None = None
     """Dataverse's code (`0x80040265`), if the body was a Dataverse error and had one."""
-    is_dataverse_error: bool = False
-    """The body was JSON of the form `{"error": {...}}`."""
+    is_known_error: bool = False
+    """The body had the form in which the contract tells errors; Dataverse's is JSON, `{"error": {...}}`."""
     retry_after_seconds: float | None = None
     etag: str | None = None
 
@@ -95,9 +95,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Something answered, but not as Dataverse's contract says: perhaps a log-in page, perhaps a proxy."""
+    """Something answered, but not as the contract says: perhaps a log-in page, perhaps a proxy."""
 
     error_code: str = CONTRACT_MISMATCH
+    place: str | None = None
+    """Where the answer differs, in the contract's own words: never the answer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,12 @@ Outcome = (
 
 def classify_write(answer: Answer) -> Outcome:
     """What the answer to an upsert means. Success is 204 and nothing else: no body was asked for."""
+    return Accepted(answer.etag) if answer.status == 204 else classify_failure(answer)
+
+
+def classify_failure(answer: Answer) -> Outcome:
+    """What an answer means that is no success."""
     match answer.status:
-        case 204:
-            return Accepted(answer.etag)
         case 408 | 429:
             wait = answer.retry_after_seconds
             return Throttled(answer.code, DEFAULT_PAUSE_SECONDS if wait is None else wait)
@@ -144,9 +149,9 @@ def classify_write(answer: Answer) -> Outcome:
             return Unauthorized(answer.code)
         case status if 500 <= status <= 599:
             return Transient(answer.code, answer.retry_after_seconds)
-        case 412 if answer.is_dataverse_error:
+        case 412 if answer.is_known_error:
             return Conflict(answer.code)
-        case status if 400 <= status <= 499 and answer.is_dataverse_error:
+        case status if 400 <= status <= 499 and answer.is_known_error:
             return Rejected(answer.code)
         case _:
             return Mismatch()

@@ -38,6 +38,7 @@ LOG_FIELDS = frozenset(
         "retry_at",
         "source_table",
         "status",
+        "target",
         "timestamp",
     }
 )

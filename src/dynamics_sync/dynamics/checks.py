@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
-from dynamics_sync.dynamics.addresses import may_carry_secrets
-from dynamics_sync.dynamics.answers import connection_error_code
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.sync.events import emit
+from dynamics_sync.transport.addresses import may_carry_secrets
+from dynamics_sync.transport.answers import connection_error_code
 
 
 def check_dynamics_url(url: str) -> str:

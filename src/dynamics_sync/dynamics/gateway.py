@@ -1,15 +1,13 @@
 """The Dataverse Web API as a gateway: reads the record, makes one request, says what the answer means."""
 
 import json
-import ssl
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import aiohttp
 from yarl import URL
 
-from dynamics_sync.core.errors import ConfigurationError, CredentialsError
+from dynamics_sync.core.errors import CredentialsError
 from dynamics_sync.core.mapping import DeleteRule, JsonValue, Mapping, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import (
@@ -22,9 +20,11 @@ from dynamics_sync.core.outcome import (
     classify_removal,
     classify_write,
 )
-from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from, connection_error_code
+from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from
 from dynamics_sync.dynamics.tokens import Tokens
-from dynamics_sync.sync.ports import Clock, Request
+from dynamics_sync.sync.ports import Clock, Records, Request
+from dynamics_sync.transport.answers import connection_error_code
+from dynamics_sync.transport.session import start_of_body
 
 API_PATH = "/api/data/v9.2"
 
@@ -47,46 +47,6 @@ class Call:
     body: MappingOf[str, JsonValue] | None = field(default=None, repr=False)
     only_if_there: bool = False
     """A record that is to go must not be created first."""
-
-
-class Records(Protocol):
-    """Where the present state of a record is read."""
-
-    async def read(self, operation: SyncOperation) -> MappingOf[str, object] | None:
-        """The mapped columns, or None if the record is gone; UnsendableError if its table cannot be read."""
-        ...
-
-
-def open_session(ca_file: str | None, timeout_seconds: float, connections: int) -> aiohttp.ClientSession:
-    """A session for the Web API. It keeps no cookies: the affinity cookie would tie all requests to one web server,
-    and each web server has its own limits (Microsoft: "Send parallel requests").
-
-    Raises:
-        ConfigurationError: the file of trusted authorities cannot be used.
-    """
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError):
-        raise ConfigurationError(
-            "DYNAMICS_SYNC_CA_FILE cannot be read as a PEM file of certificates. Correct the path or the file."
-        ) from None
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, limit=connections),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=timeout_seconds),
-        middlewares=[_only_once],
-    )
-
-
-async def _only_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Where a connection is lost, aiohttp would send a GET or a DELETE once more by itself, past the breaker; not if it
-    sees another error."""
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise  # nothing was sent
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise aiohttp.ClientConnectionError from None
 
 
 class DataverseGateway:
@@ -160,7 +120,7 @@ class DataverseGateway:
         async with self._session.request(
             call.method, url, data=data, headers=headers, allow_redirects=False
         ) as response:
-            text = await _start_of_body(response) if response.status >= 400 else b""
+            text = await start_of_body(response, MAX_ERROR_BYTES) if response.status >= 400 else b""
             answer = answer_from(response.status, response.headers, text, self._clock.now())
         if answer.status == 401:
             self._refused_token = token
@@ -201,12 +161,3 @@ def _call_for(table: TableMapping, operation: SyncOperation, row: MappingOf[str,
             return Call("DELETE", address, only_if_there=True)
         case DeleteRule.DEACTIVATE:
             return Call("PATCH", address, dict(table.inactive), only_if_there=True)
-
-
-async def _start_of_body(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(16 * 1024):
-        body += chunk
-        if len(body) > MAX_ERROR_BYTES:
-            break
-    return bytes(body)

@@ -14,11 +14,12 @@ import aiohttp
 from yarl import URL
 
 from dynamics_sync.core.outcome import DEFAULT_PAUSE_SECONDS, Mismatch, Throttled, Transient, Unauthorized
-from dynamics_sync.dynamics.answers import answer_from, connection_error_code
+from dynamics_sync.dynamics.answers import answer_from
 from dynamics_sync.dynamics.gateway import API_PATH, REQUEST_HEADERS
 from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
 from dynamics_sync.sync.reading import Definition, Failed, Found, Held, Page, Refused, T, View
+from dynamics_sync.transport.answers import connection_error_code
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of one answer: a page of a thousand records has a few megabytes at most."""
@@ -178,7 +179,7 @@ class WebQuestion(Generic[T]):
             return Unauthorized(answer.code)
         if status >= 500:
             return Transient(answer.code, answer.retry_after_seconds)
-        return Refused(status, answer.code) if answer.is_dataverse_error else Mismatch()
+        return Refused(status, answer.code) if answer.is_known_error else Mismatch()
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
-from dynamics_sync.dynamics.addresses import may_carry_secrets
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock
+from dynamics_sync.transport.addresses import may_carry_secrets
 
 TOKEN_TIMEOUT_SECONDS = 10.0
 RENEWAL_MARGIN_SECONDS = 300.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynamics_sync.core.errors import MappingError
-from dynamics_sync.core.mapping import Column, ColumnKind, Mapping, TableMapping
+from dynamics_sync.core.mapping import Column, ColumnKind, SourceTable, SourceTables
+from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.postgres.connections import Connection
 
 COLUMNS_OF = """
@@ -16,9 +17,9 @@ where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
 """
 
 KEY_OF_TRIGGER = """
-select split_part(encode(t.tgargs, 'escape'), '\\000', 1), split_part(encode(t.tgargs, 'escape'), '\\000', 2)
+select split_part(encode(t.tgargs, 'escape'), '\\000', 2)
 from pg_trigger t
-where t.tgrelid = to_regclass(%s) and t.tgname = 'dynamics_sync_capture' and t.tgenabled in ('O', 'A')
+where t.tgrelid = to_regclass(%s) and t.tgname = 'dynamics_sync_capture_' || %s and t.tgenabled in ('O', 'A')
 """
 
 MAY_READ = """
@@ -45,8 +46,8 @@ class _Type:
     category: str
 
 
-async def check_mapping(connection: Connection, mapping: Mapping, target: str) -> TypesOf:
-    """Compare a mapping with the database; give the types of its tables' columns.
+async def check_mapping(connection: Connection, mapping: SourceTables, target: str) -> TypesOf:
+    """Compare what is mapped for a target with the database; give the types of the tables' columns.
 
     Raises:
         MappingError: a table or column is missing or of a type that does not fit, or a table is not captured or cannot
@@ -63,18 +64,19 @@ async def check_mapping(connection: Connection, mapping: Mapping, target: str) -
         else:
             problems.append(f"table {table.source} does not exist")
     if problems:
-        raise MappingError("The mapping does not fit the database:\n" + "\n".join(f"  {line}" for line in problems))
+        lines = "\n".join(f"  {line}" for line in problems)
+        raise MappingError(f"{mapping.title} does not fit the database:\n{lines}")
     return types
 
 
-def _column_problems(table: TableMapping, columns: MappingOf[str, _Type]) -> Iterator[str]:
+def _column_problems(table: SourceTable, columns: MappingOf[str, _Type]) -> Iterator[str]:
     for name in (table.key, *table.columns):
         if name not in columns:
             yield f"table {table.source} has no column {name}"
         elif name in table.columns and not _fits(table.columns[name], columns[name]):
             kind = table.columns[name].kind
             wanted = "" if kind is ColumnKind.AUTO else f" as a {kind}"
-            problem = f"has type {columns[name].name}, which has no form{wanted} in Dynamics"
+            problem = f"has type {columns[name].name}, which cannot be sent{wanted}"
             yield f"column {name} of table {table.source} {problem}"
 
 
@@ -86,13 +88,16 @@ def _fits(column: Column, found: _Type) -> bool:
     )
 
 
-async def _capture_problems(connection: Connection, table: TableMapping, target: str) -> list[str]:
-    call = f"select dynamics_sync.watch('{table.quoted_source}', '{table.key}')"
-    triggers = await _rows(connection, KEY_OF_TRIGGER, table)
+async def _capture_problems(connection: Connection, table: SourceTable, target: str) -> list[str]:
+    of_target = "" if target == DYNAMICS else f", '{target}'"
+    call = f"select dynamics_sync.watch('{table.quoted_source}', '{table.key}'{of_target})"
+    triggers = await _rows(connection, KEY_OF_TRIGGER, table, target)
     if not triggers:
-        return [f"changes of table {table.source} are not captured: run `{call}`"]
-    if triggers[0] != (target, table.key):
-        return [f"table {table.source} is captured with another key or target: run `{call}`"]
+        resync = f"select dynamics_sync.resync('{table.quoted_source}'{of_target})"
+        told = f"changes of table {table.source} are not captured for {target}: run `{call}`"
+        return [f"{told}, then `{resync}` for the rows that are there already"]
+    if triggers[0] != (table.key,):
+        return [f"table {table.source} is captured with another key: run `{call}`"]
     ((may_read, bypasses),) = await _rows(connection, MAY_READ, table)
     if not may_read:
         return [f"service_role may not read table {table.source}: run `{call}`"]
@@ -101,5 +106,5 @@ async def _capture_problems(connection: Connection, table: TableMapping, target:
     return []
 
 
-async def _rows(connection: Connection, query: Any, table: TableMapping) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(query, [table.quoted_source])).fetchall()
+async def _rows(connection: Connection, query: Any, table: SourceTable, *more: str) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query, [table.quoted_source, *more])).fetchall()

@@ -3,9 +3,9 @@
 Works through every kind of pooler: nothing is prepared, no session state is kept, no options are sent at connect.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -106,6 +106,13 @@ async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
     except psycopg.Error as error:
         await _replace_lost(pool, error)
         raise translated(error) from None
+
+
+async def one_value(pool: Pool, query: LiteralString, parameters: Sequence[object] = ()) -> Any:
+    """The first value of the first row; None if there is no row."""
+    async with transaction(pool) as connection:
+        row = await (await connection.execute(query, parameters)).fetchone()
+    return row[0] if row else None
 
 
 async def _replace_lost(pool: Pool, error: psycopg.Error) -> None:

@@ -1,4 +1,4 @@
-"""Incidents: the outages of one target, as the database notes them when a circuit opens and closes."""
+"""Incidents: the outages of a target, as the database notes them when a circuit opens and closes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SELECT = """
 select id, target, failing_since, opened_at, closed_at, error_code, failure_count,
   greatest(coalesce(closed_at, clock_timestamp()) - opened_at, '0') as duration
 from dynamics_sync.incidents
-where target = %(target)s and (%(number)s::bigint is null or id = %(number)s)
+where (%(target)s::text is null or target = %(target)s) and (%(number)s::bigint is null or id = %(number)s)
 order by id desc
 limit %(limit)s
 """
@@ -54,9 +54,9 @@ class Incident:
 
 
 class PostgresIncidents:
-    """`dynamics_sync.incidents`, of one target."""
+    """`dynamics_sync.incidents`, of one target, or of all."""
 
-    def __init__(self, pool: Pool, target: str) -> None:
+    def __init__(self, pool: Pool, target: str | None = None) -> None:
         self._pool = pool
         self._target = target
 
@@ -69,7 +69,7 @@ class PostgresIncidents:
         return next(iter(await self._select(number, 1)), None)
 
     async def current(self) -> Incident | None:
-        """The one that has not ended."""
+        """The one that has not ended; of all targets, the last of those."""
         last = await self._select(None, 1)
         return last[0] if last and last[0].closed_at is None else None
 

@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from dynamics_sync.core.errors import MappingError
-from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError
+from dynamics_sync.core.mapping import SourceTable, SourceTables, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.catalogue import POINTS_IN_TIME, TypesOf
 from dynamics_sync.postgres.coalesce import Coalescer
@@ -49,7 +49,7 @@ class _Reading:
 class PostgresRecords:
     """Reads the present state of records, many in one query where many are asked for at once."""
 
-    def __init__(self, pool: Pool, mapping: Mapping, types: TypesOf, clock: Clock) -> None:
+    def __init__(self, pool: Pool, mapping: SourceTables, types: TypesOf, clock: Clock) -> None:
         self._pool = pool
         self._queries = {table.source: _query(table, types[table.source]) for table in mapping.tables}
         self._queries_of_any = {
@@ -178,7 +178,7 @@ _FORMS = {
 }
 
 
-def _query(table: TableMapping, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
+def _query(table: SourceTable, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
     """The rows with some keys. With `any_text` also a text that is no label of the key's enumeration is no error."""
     key_type = types[table.key]
     wanted = "{key} = any(%s::{type}[])"
@@ -193,7 +193,7 @@ def _query(table: TableMapping, types: MappingOf[str, str], *, any_text: bool = 
     )
 
 
-def _next_keys(table: TableMapping, types: MappingOf[str, str]) -> sql.Composed:
+def _next_keys(table: SourceTable, types: MappingOf[str, str]) -> sql.Composed:
     statement = (
         "select {key}::text from {table} where %(all)s or {key} > %(after)s::{type} order by {key} limit %(limit)s"
     )

@@ -47,25 +47,33 @@ incident_id, created_at, updated_at
 
 CHOSEN = """
 from public.dynamics_sync_retry_queue
-where (%(id)s::uuid is null or id = %(id)s) and (%(statuses)s::text[] is null or status = any(%(statuses)s))
+where (%(target)s::text is null or target = %(target)s)
+  and (%(id)s::uuid is null or id = %(id)s) and (%(statuses)s::text[] is null or status = any(%(statuses)s))
   and (%(incident_id)s::bigint is null or incident_id = %(incident_id)s)
 """
 
 SELECT = f"select {COLUMNS} {CHOSEN} order by created_at, id limit %(limit)s"
 
-SELECT_IDS = f"select id {CHOSEN} order by created_at, id"
+SELECT_IDS = f"select target, id {CHOSEN} order by target, created_at, id"
 
 SELECT_GROUPS = f"""
-select status, error_code, source_table, count(*) {CHOSEN}
-group by status, error_code, source_table
-order by count(*) desc, status, error_code, source_table
+select target, status, error_code, source_table, count(*) {CHOSEN}
+group by target, status, error_code, source_table
+order by count(*) desc, target, status, error_code, source_table
 """
 
 STANDING = "select id, status from public.dynamics_sync_retry_queue where id = any(%(ids)s)"
 
-COUNT_REPLAYING = "select count(*) from public.dynamics_sync_retry_queue where status = 'replaying'"
+COUNT = """
+select status, count(*) from public.dynamics_sync_retry_queue
+where %(target)s::text is null or target = %(target)s
+group by status
+"""
 
-COUNT = "select status, count(*) from public.dynamics_sync_retry_queue group by status"
+COUNT_REPLAYING = """
+select count(*) from public.dynamics_sync_retry_queue
+where status = 'replaying' and (%(target)s::text is null or target = %(target)s)
+"""
 
 WAITING_ENTRY = """
 select target, source_table, record_key, operation_type from public.dynamics_sync_retry_queue
@@ -135,6 +143,7 @@ class Choice:
 class EntryGroup:
     """Entries that are alike."""
 
+    target: str
     status: str
     error_code: str
     source_table: str
@@ -145,10 +154,15 @@ EVERY = Choice()
 
 
 class PostgresRetryQueue:
-    """`public.dynamics_sync_retry_queue`."""
+    """`public.dynamics_sync_retry_queue`.
 
-    def __init__(self, pool: Pool) -> None:
+    Args:
+        target: whose entries are seen; None for all. Those that are named by their ids are acted on whosever they are.
+    """
+
+    def __init__(self, pool: Pool, target: str | None = None) -> None:
         self._pool = pool
+        self._target = target
 
     async def add(self, failure: Failure) -> str:
         """Insert, or bring the record's open entry up to date, and settle the outbox, in one transaction."""
@@ -175,12 +189,16 @@ class PostgresRetryQueue:
         async with transaction(self._pool) as connection:
             await connection.execute(AS_SERVICE_ROLE)
             async with connection.cursor(row_factory=class_row(QueueEntry)) as cursor:
-                await cursor.execute(SELECT, choice.parameters() | {"limit": limit})
+                parameters = choice.parameters() | {"target": self._target, "limit": limit}
+                await cursor.execute(SELECT, parameters)
                 return await cursor.fetchall()
 
-    async def ids(self, choice: Choice) -> list[UUID]:
-        """All of them, oldest first."""
-        return [row[0] for row in await self._read(SELECT_IDS, choice.parameters())]
+    async def ids(self, choice: Choice) -> dict[str, list[UUID]]:
+        """All of them by target, oldest first."""
+        found: dict[str, list[UUID]] = {}
+        for target, entry_id in await self._read(SELECT_IDS, choice.parameters()):
+            found.setdefault(target, []).append(entry_id)
+        return found
 
     async def groups(self, choice: Choice) -> list[EntryGroup]:
         """How many of each kind, the largest first."""
@@ -231,7 +249,7 @@ class PostgresRetryQueue:
     async def _read(self, statement: LiteralString, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         async with transaction(self._pool) as connection:
             await connection.execute(AS_SERVICE_ROLE)
-            return await (await connection.execute(statement, parameters)).fetchall()
+            return await (await connection.execute(statement, {"target": self._target} | parameters)).fetchall()
 
     async def _replay(self, connection: Connection, entry_id: UUID, actor: str) -> bool:
         """False if the entry is not open, or was closed while its outbox row was waited for."""

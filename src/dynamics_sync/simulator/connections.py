@@ -12,7 +12,7 @@ from dynamics_sync.simulator.faults import Fault, FaultKind, Faults
 
 _POLL_SECONDS = 0.02
 
-_GARBLED = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head><body>Sign in</body></html>"
+GARBLED = "<!DOCTYPE html><html><head><title>Sign in to your account</title></head><body>Sign in</body></html>"
 
 
 _HOST = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?")
@@ -55,5 +55,5 @@ async def break_off(http: web.Request, faults: Faults, fault: Fault) -> web.Resp
     if fault.kind is FaultKind.TIMEOUT:
         return await hang(http, faults, fault)
     if fault.kind is FaultKind.GARBLED:
-        return web.Response(status=200, text=_GARBLED, content_type="text/html")
+        return web.Response(status=200, text=GARBLED, content_type="text/html")
     return cut(http)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from dynamics_sync.simulator.errors import DataverseError
 from dynamics_sync.simulator.faults import Faults
+from dynamics_sync.simulator.portal import Portal
 from dynamics_sync.simulator.request_log import LoggedRequests
 from dynamics_sync.simulator.store import Backup, Record, Store
 from dynamics_sync.simulator.tables import JsonObject, Table
@@ -23,11 +24,14 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 class Control:
     """The handlers."""
 
-    def __init__(self, store: Store, faults: Faults, identities: IdentityProvider, log: LoggedRequests) -> None:
+    def __init__(
+        self, store: Store, faults: Faults, identities: IdentityProvider, log: LoggedRequests, portal: Portal
+    ) -> None:
         self._store = store
         self._faults = faults
         self._identities = identities
         self._log = log
+        self._portal = portal
         self._backup: Backup | None = None
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "faults"): self._add_fault,
@@ -39,6 +43,8 @@ class Control:
             ("POST", "credentials"): self._change_credentials,
             ("POST", "backup"): self._back_up,
             ("POST", "restore"): self._restore,
+            ("GET", "portal"): self._show_portal,
+            ("POST", "portal"): self._change_portal,
         }
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -87,6 +93,16 @@ class Control:
         if self._backup is None:
             raise ValueError("there is no backup; POST /_simulator/backup makes one")
         self._store.restore(self._backup)
+        return web.Response(status=204)
+
+    async def _show_portal(self, _: web.Request) -> web.Response:
+        """How the portal is, and each event that it was sent."""
+        deliveries = [asdict(delivery) for delivery in self._portal.deliveries]
+        return web.json_response({**asdict(self._portal.drift), "deliveries": deliveries})
+
+    async def _change_portal(self, request: web.Request) -> web.Response:
+        """`{"contract": "2"}` and more: see `simulator.portal.Drift`; `{"secret": "whsec_…"}` changes the secret."""
+        self._portal.change(await _object(request))
         return web.Response(status=204)
 
     async def _change_credentials(self, request: web.Request) -> web.Response:

@@ -43,7 +43,7 @@ class Fault:
     code: str | None = None
     message: str | None = None
     path: str | None = None
-    """`token` for the token endpoint; the Web API otherwise."""
+    """`token` for the token endpoint, `portal` for the portal's events; the Web API otherwise."""
 
     @property
     def is_filtered(self) -> bool:
@@ -110,6 +110,14 @@ class Faults:
         """The fault that meets a request for a token."""
         return self._take(fault for fault in self.standing if fault.path == "token")
 
+    def take_for_portal(self, method: str, key: str | None) -> Fault | None:
+        """The fault that meets an event that the portal is sent."""
+        return self._take(
+            fault
+            for fault in self.standing
+            if fault.path == "portal" and fault.method in (None, method) and fault.key in (None, key)
+        )
+
     def _take(self, candidates: Iterable[Fault]) -> Fault | None:
         for fault in candidates:
             if fault.count == 0 or (fault.share is not None and self._random.random() >= fault.share):
@@ -157,8 +165,8 @@ def _fault(declared: Mapping[str, Any]) -> Fault:
         raise ValueError("count must be 1 or more")
     if not 0 <= fields.get("share", 0) <= 1:
         raise ValueError("share must lie between 0 and 1")
-    if fields.get("path", "token") != "token":
-        raise ValueError("path can only be 'token'; without it a fault is for the Web API")
+    if fields.get("path", "token") not in ("token", "portal"):
+        raise ValueError("path can only be 'token' or 'portal'; without it a fault is for the Web API")
     if not 0 <= fields.get("seconds", 0) <= 3600:
         raise ValueError("seconds must lie between 0 and 3600")
     if not 0 <= fields.get("retry_after", 0) <= 86400:

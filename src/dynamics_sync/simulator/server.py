@@ -14,6 +14,7 @@ from dynamics_sync.simulator.connections import break_off, client_base
 from dynamics_sync.simulator.control import Control
 from dynamics_sync.simulator.faults import FaultKind, Faults
 from dynamics_sync.simulator.limits import LimitKeeper
+from dynamics_sync.simulator.portal import Portal
 from dynamics_sync.simulator.request_log import LoggedRequests
 from dynamics_sync.simulator.service import WebApi
 from dynamics_sync.simulator.store import Store
@@ -41,6 +42,7 @@ class Simulator:
         self._identities = IdentityProvider(dict(config.clients), config.token_lifetime_seconds, config.now)
         self._limits = LimitKeeper(config.limits, config.now)
         self._faults = Faults(config.seed)
+        self._portal = Portal(config.now, self._faults)
         self._log: LoggedRequests = deque(maxlen=config.logged_requests)
         self._runner: web.AppRunner | None = None
 
@@ -64,7 +66,9 @@ class Simulator:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         application.router.add_route("*", "/{tenant}/oauth2/v2.0/token", self._token)
         application.router.add_get("/{tenant}/v2.0/.well-known/openid-configuration", self._discovery)
-        control = Control(self._store, self._faults, self._identities, self._log)
+        application.router.add_post("/portal/v1/events", self._portal.events)
+        application.router.add_get("/portal/mentors", self._portal.mentors)
+        control = Control(self._store, self._faults, self._identities, self._log, self._portal)
         application.router.add_route("*", "/_simulator/{path:.*}", control.handle)
         application.router.add_route("*", "/api/data/{path:.*}", self._web_api)
         application.router.add_route("*", "/{path:.*}", self._elsewhere)
@@ -91,7 +95,10 @@ class Simulator:
         return await self._service.handle(http)
 
     async def _elsewhere(self, http: web.Request) -> web.StreamResponse:
-        message = f"There is nothing at {http.path}. The Web API is at /api/data/v9.2, the simulator at /_simulator."
+        message = (
+            f"There is nothing at {http.path}. The Web API is at /api/data/v9.2, the portal at /portal, the simulator "
+            "at /_simulator."
+        )
         return _problem(404, message)
 
     async def _token(self, http: web.Request) -> web.StreamResponse:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from dynamics_sync.core import circuit as decide
 from dynamics_sync.core.circuit import Blocked, Circuit, CircuitSettings, CircuitState, Permit
 from dynamics_sync.core.errors import CircuitOpenError, DatabaseError
+from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.sync.clock import SystemClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.memory import InMemoryCircuitStore
@@ -51,6 +52,7 @@ class DynamicsCircuitBreaker:
         clock: only for the default store, for `trust_seconds` and for the settings' `notice_seconds`.
         trust_seconds: how long a reading of a *healthy* circuit is believed without asking the store again. The
             worker's claims bring a reading along, so that a healthy circuit costs no round trip. 0 asks each time.
+        target: whose circuit it is, for its events.
 
     Raises:
         ValueError: a reading would be believed for longer than an opening circuit gives notice.
@@ -62,6 +64,7 @@ class DynamicsCircuitBreaker:
         store: CircuitStore | None = None,
         clock: Clock | None = None,
         trust_seconds: float = 0.0,
+        target: str = DYNAMICS,
     ) -> None:
         self._settings = settings or CircuitSettings()
         if trust_seconds > self._settings.news_seconds > 0:
@@ -69,6 +72,7 @@ class DynamicsCircuitBreaker:
         self._clock = clock or SystemClock()
         self._store = store or InMemoryCircuitStore(self._clock)
         self._trust_seconds = trust_seconds
+        self._target = target
         self._known = Circuit()
         self._known_at = float("-inf")
 
@@ -229,7 +233,7 @@ class DynamicsCircuitBreaker:
         if not await self._store.compare_and_set(old, new, not_after):
             return False
         self._remember(new, asked_at)
-        _tell(old, new)
+        _tell(old, new, self._target)
         return True
 
     def _remember(self, circuit: Circuit, asked_at: float) -> None:
@@ -237,10 +241,10 @@ class DynamicsCircuitBreaker:
             self._known, self._known_at = circuit, asked_at
 
 
-def _tell(old: Circuit, new: Circuit) -> None:
+def _tell(old: Circuit, new: Circuit, target: str) -> None:
     """One event for each transition, told by whoever's change was stored."""
     if new.paused_until is not None and new.paused_until != old.paused_until:
-        emit("circuit.paused", "warning", retry_at=new.paused_until)
+        emit("circuit.paused", "warning", target=target, retry_at=new.paused_until)
     if new.generation == old.generation:
         return
     match new.state:
@@ -248,14 +252,15 @@ def _tell(old: Circuit, new: Circuit) -> None:
             emit(
                 "circuit.opened",
                 "warning",
+                target=target,
                 opened_at=new.opened_at,
                 failure_count=new.failure_count,
                 last_error_code=new.last_error_code,
             )
         case CircuitState.HALF_OPEN:
             if new.probe_owner is not None:
-                emit("circuit.probing", failure_count=new.failure_count)
+                emit("circuit.probing", target=target, failure_count=new.failure_count)
             else:
-                emit("circuit.probe_released")
+                emit("circuit.probe_released", target=target)
         case CircuitState.CLOSED:
-            emit("circuit.closed")
+            emit("circuit.closed", target=target)

@@ -1,6 +1,6 @@
-"""What the engine needs from the world. `dynamics` and `postgres` provide it."""
+"""What the engine needs from the world. `dynamics`, `portal` and `postgres` provide it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -26,6 +26,14 @@ class Clock(Protocol):
         ...
 
 
+class Records(Protocol):
+    """Where the present state of a record is read."""
+
+    async def read(self, operation: SyncOperation) -> Mapping[str, object] | None:
+        """The mapped columns, or None if the record is gone; UnsendableError if its table cannot be read."""
+        ...
+
+
 class Request(Protocol):
     """A request that is ready to leave."""
 
@@ -38,7 +46,7 @@ class Request(Protocol):
 
 
 class Gateway(Protocol):
-    """The way to one Dynamics environment."""
+    """The way to one target: a Dynamics environment, or a portal."""
 
     async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
         """Do all that has to be done before the breaker is asked: read the record's present state, have a token.

@@ -145,6 +145,7 @@ class HLFDynamicsSyncService:
                     run.error_code, run.place = error_code, place
                     return await self._give_up(run, FailureReason.UNSENDABLE)
                 case Rejected() | Unauthorized() | Conflict() | Mismatch() as refusal:
+                    run.place = refusal.place if isinstance(refusal, Mismatch) else None
                     self._note_failure(run, attempt_number, refusal.error_code, 0)
                     return await self._give_up(run, _REFUSALS[type(refusal)])
                 case other:
@@ -292,5 +293,6 @@ def _identity(operation: SyncOperation) -> dict[str, object]:
         "operation_type": operation.operation_type,
         "certification_id": operation.record_key,
         "source_table": operation.source_table,
+        "target": operation.target,
         "correlation_id": operation.correlation_id,
     }

@@ -230,7 +230,7 @@ class Worker:
         arrived, self._arrived = self._arrived, []
         try:
             await _persist(lambda: self._outbox.settle(arrived))
-            emit("sync.applied", count=len(arrived))
+            emit("sync.applied", count=len(arrived), target=arrived[0][0].target)
         except DatabaseError as error:
             # Their leases end by themselves, and they are sent once more.
             emit("database.unavailable", "error", exception_type=type(error).__name__)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.sync.breaker import CircuitStatus
@@ -22,7 +22,8 @@ class Health:
     """What the pages ask. A check raises DynamicsSyncError, in words for people, where something is wrong."""
 
     checks: Mapping[str, Check]
-    circuit: Callable[[], Awaitable[CircuitStatus]]
+    circuits: Mapping[str, Callable[[], Awaitable[CircuitStatus]]]
+    """By target, Dynamics first."""
 
 
 def health_app(health: Health) -> "FastAPI":
@@ -49,7 +50,8 @@ def health_app(health: Health) -> "FastAPI":
     async def circuit() -> JSONResponse:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                return JSONResponse(circuit_document(await health.circuit()))
+                statuses = await asyncio.gather(*(status() for status in health.circuits.values()))
+                return JSONResponse(circuits_document(dict(zip(health.circuits, statuses, strict=True))))
         except (DynamicsSyncError, TimeoutError) as error:
             return JSONResponse(_failed(error), status_code=503)
 
@@ -65,6 +67,13 @@ def circuit_document(status: CircuitStatus) -> dict[str, str | int | None]:
         "last_error_code": status.last_error_code,
         "retry_at": status.retry_at.isoformat() if status.retry_at else None,
     }
+
+
+def circuits_document(statuses: Mapping[str, CircuitStatus]) -> dict[str, Any]:
+    """The first target's circuit; where there are more, all of them besides."""
+    documents = {name: circuit_document(status) for name, status in statuses.items()}
+    first: dict[str, Any] = next(iter(documents.values()))
+    return first if len(documents) == 1 else {**first, "targets": documents}
 
 
 async def _outcome(check: Check) -> dict[str, str]:

@@ -558,8 +558,9 @@ begin
 end
 $$;
 
--- Capture every change of a table from now on. The key column is the primary key unless another is named; it must be
--- unique and not null. service_role, whose rights the worker reads with, is given select on the table.
+-- Capture every change of a table for a target from now on; a table may be watched for several. The key column is the
+-- primary key unless another is named; it must be unique and not null. service_role, whose rights the worker reads with,
+-- is given select on the table.
 create function dynamics_sync.watch(source regclass, key_column name default null, target text default 'dynamics')
 returns void
 language plpgsql
@@ -570,6 +571,10 @@ declare
   schema_name name;
   table_name name;
 begin
+  if target !~ '^[a-z][a-z0-9_]{0,29}$' then
+    raise exception 'dynamics_sync.watch: % is no name of a target', target
+      using hint = 'A target has a short name of small letters, digits and underscores, such as dynamics or portal.';
+  end if;
   select n.nspname, c.relname into schema_name, table_name
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
   where c.oid = source and c.relkind in ('r', 'p');
@@ -610,34 +615,34 @@ begin
         'way only. Name such a column; it may be a generated one.';
   end if;
   execute format(
-    'create or replace trigger dynamics_sync_capture after insert or update or delete on %s
+    'create or replace trigger %I after insert or update or delete on %s
      for each row execute function dynamics_sync.capture(%L, %L, %L)',
-    source, target, key_column, schema_name || '.' || table_name
+    'dynamics_sync_capture_' || target, source, target, key_column, schema_name || '.' || table_name
   );
-  execute format('drop trigger if exists dynamics_sync_capture_truncate on %s', source);
+  execute format('drop trigger if exists %I on %s', 'dynamics_sync_truncate_' || target, source);
   execute format(
-    'create trigger dynamics_sync_capture_truncate before truncate on %s
+    'create trigger %I before truncate on %s
      for each statement execute function dynamics_sync.capture_truncate(%L, %L, %L)',
-    source, target, key_column, schema_name || '.' || table_name
+    'dynamics_sync_truncate_' || target, source, target, key_column, schema_name || '.' || table_name
   );
   execute format('grant usage on schema %I to service_role', schema_name);
   execute format('grant select on %s to service_role', source);
 end
 $$;
 
--- Stop capturing a table's changes. What waits in the outbox is still sent.
-create function dynamics_sync.unwatch(source regclass) returns void
+-- Stop capturing a table's changes for a target. What waits in the outbox is still sent.
+create function dynamics_sync.unwatch(source regclass, target text default 'dynamics') returns void
 language plpgsql
 set search_path = ''
 as $$
 begin
-  execute format('drop trigger if exists dynamics_sync_capture on %s', source);
-  execute format('drop trigger if exists dynamics_sync_capture_truncate on %s', source);
+  execute format('drop trigger if exists %I on %s', 'dynamics_sync_capture_' || target, source);
+  execute format('drop trigger if exists %I on %s', 'dynamics_sync_truncate_' || target, source);
 end
 $$;
 
--- Mark every row of a watched table dirty: the first load, or after a restored backup.
-create function dynamics_sync.resync(source regclass) returns bigint
+-- Mark every row of a table dirty for a target that it is watched for: the first load, or after a restored backup.
+create function dynamics_sync.resync(source regclass, target text default 'dynamics') returns bigint
 language plpgsql
 set search_path = ''
 as $$
@@ -647,9 +652,9 @@ declare
 begin
   select string_to_array(encode(t.tgargs, 'escape'), '\000') into arguments
   from pg_catalog.pg_trigger t
-  where t.tgrelid = source and t.tgname = 'dynamics_sync_capture';
+  where t.tgrelid = source and t.tgname = 'dynamics_sync_capture_' || target;
   if not found then
-    raise exception 'dynamics_sync.resync: % is not watched', source
+    raise exception 'dynamics_sync.resync: % is not watched for %', source, target
       using hint = 'Call dynamics_sync.watch for it first.';
   end if;
   perform dynamics_sync.mark_dirty(arguments[1], arguments[3], key)

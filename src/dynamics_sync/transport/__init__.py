@@ -1,0 +1,1 @@
+"""HTTP as every gateway uses it: what may be sent where, what a lost connection means, nothing sent twice."""
