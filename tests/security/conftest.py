@@ -13,7 +13,7 @@ from support.postgres import EVERYTHING, Cluster
 from support.supabase import GRANT_ON_EVERYTHING_NEW, ROLES, SCHEMAS, bare_server, database_of, roles
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def owner(clusters: dict[str, Cluster]) -> Iterator[Connection]:
     """A superuser of a database with two organisations in it. What a test changes it takes back."""
     with clusters["pg18"].database() as url, psycopg.connect(url, autocommit=True) as connection:
@@ -21,7 +21,7 @@ def owner(clusters: dict[str, Cluster]) -> Iterator[Connection]:
         yield connection
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def supabase_owner() -> Iterator[Connection]:
     """The same on Supabase, in the world that grants everybody everything new in public."""
     with bare_server("pg18") as superuser, roles(superuser, ROLES):
