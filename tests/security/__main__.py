@@ -18,7 +18,7 @@ def main() -> int:
         with psycopg.connect(url) as owner:
             populate(owner)
             result = run(owner)
-    print("\n".join(lines(result)))
+    sys.stdout.writelines(f"{line}\n" for line in lines(result))
     return 1 if result.deviations else 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from security.actors import ACTORS, ANON, AUTHENTICATED, SERVICE, Actor
-from security.catalogue import Function, Relation, functions, holds_execute, relations, rights_on
+from security.catalogue import Function, functions, holds_execute, relations, rights_on
 from security.policy import CALLABLE, FUNCTIONS, NOTHING, RIGHTS, ROWS, Rights, Verb
 from security.probes import BEFORE, CALLED, Reach, Target, attack, call, target
 from security.world import Connection, acting

@@ -117,7 +117,9 @@ ROWS: Mapping[str, Mapping[str, Rows]] = {
     "service": {
         "public.organisations": _everything("A B"),
         "public.chapters": _everything(" ".join(CHAPTERS)),
-        "public.chapter_memberships": _everything(", ".join(f"{who} in {where}" for who, where, _, _ in MEMBERSHIPS), ", "),
+        "public.chapter_memberships": _everything(
+            ", ".join(f"{who} in {where}" for who, where, _, _ in MEMBERSHIPS), ", "
+        ),
         "public.peer_mentors": _everything(" ".join(MENTORS)),
         "public.certifications": _everything(" ".join(MENTORS)),
         "public.dynamics_sync_retry_queue": _everything("an entry", ", "),

@@ -120,7 +120,10 @@ def _attempts(verb: Verb, aim: Target, rights: Rights) -> Iterable[tuple[str, st
     columns = aim.relation.columns if held == ALL else tuple(c for c in aim.relation.columns if c in held)
     match verb:
         case Verb.SELECT:
-            return [(f"select * from {name}", SOME), *((f"select {column} from {name}", SOME) for column in sorted(held - ALL))]
+            return [
+                (f"select * from {name}", SOME),
+                *((f"select {column} from {name}", SOME) for column in sorted(held - ALL)),
+            ]
         case Verb.INSERT:
             return _insertions(aim, columns)
         case Verb.UPDATE:
@@ -131,7 +134,11 @@ def _attempts(verb: Verb, aim: Target, rights: Rights) -> Iterable[tuple[str, st
         case Verb.TRUNCATE:
             return [(f"truncate {name}", "all")]
         case Verb.USE:
-            return [(f"select nextval('{name}')", "all"), (f"select setval('{name}', 1)", "all"), (f"table {name}", "all")]
+            return [
+                (f"select nextval('{name}')", "all"),
+                (f"select setval('{name}', 1)", "all"),
+                (f"table {name}", "all"),
+            ]
         case Verb.EXECUTE:
             raise AssertionError("a relation is not executed")
 

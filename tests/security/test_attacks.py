@@ -1,4 +1,4 @@
-"""Attacks that take a thought: rows that don't belong together, guessed ids, forged claims, ways around the policies."""
+"""Attacks that take a thought: rows that don't belong together, guessed ids, forged claims."""
 
 import json
 from contextlib import suppress

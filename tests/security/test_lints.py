@@ -59,7 +59,8 @@ LINTS = {
         "flaw",
     ),
     "a function that a policy asks for each row (0003)": Lint(
-        f"select name from ({POLICIES}) p where regexp_replace(condition, 'SELECT (auth|dynamics_certifications)\\.', '', 'g') "
+        f"select name from ({POLICIES}) p "
+        "where regexp_replace(condition, 'SELECT (auth|dynamics_certifications)\\.', '', 'g') "
         "~ '\\m(auth|dynamics_certifications)\\.\\w+\\(|current_setting'",
         TABLE + "create policy flaw on public.flaw to authenticated using (owner = auth.uid())",
         "flaw: flaw",
@@ -81,8 +82,8 @@ LINTS = {
         "flaw",
     ),
     "something granted to anon": Lint(
-        f"select relname from pg_class where relnamespace::regnamespace::text in {OURS} and relkind in ('r', 'p', 'v', 'm') "
-        "and has_any_column_privilege('anon', oid, 'select, insert, update, references') "
+        f"select relname from pg_class where relnamespace::regnamespace::text in {OURS} "
+        "and relkind in ('r', 'p', 'v', 'm') and has_any_column_privilege('anon', oid, 'select, insert, update, references') "
         "and relname <> 'public_peer_mentors'",
         TABLE + "grant select (id) on public.flaw to anon",
         "flaw",

@@ -63,7 +63,9 @@ class Cost:
 
 
 SCANS = "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'public'"
-CALLS = "select funcname, calls from pg_stat_xact_user_functions where funcname ~ '(_chapters|_mentors|_organisations)$'"
+CALLS = (
+    "select funcname, calls from pg_stat_xact_user_functions where funcname ~ '(_chapters|_mentors|_organisations)$'"
+)
 
 
 def cost(owner: Connection, user: str, statement: str) -> Cost:
@@ -72,7 +74,9 @@ def cost(owner: Connection, user: str, statement: str) -> Cost:
     with acting(owner, "authenticated", json.dumps({"sub": sub})) as connection:
         before = _counted(connection, SCANS), _counted(connection, CALLS)
         explained = connection.execute(f"explain (analyze, timing off, format json) {statement}".encode()).fetchone()
-        scans, calls = (_counted(connection, query) - known for query, known in zip((SCANS, CALLS), before, strict=True))
+        scans, calls = (
+            _counted(connection, query) - known for query, known in zip((SCANS, CALLS), before, strict=True)
+        )
     assert explained is not None
     plan = explained[0][0]["Plan"]
     return Cost(
@@ -84,7 +88,7 @@ def cost(owner: Connection, user: str, statement: str) -> Cost:
 
 
 def _counted(connection: Connection, query: str) -> Counter[str]:
-    return Counter({name: count for name, count in connection.execute(query.encode())})
+    return Counter(dict(connection.execute(query.encode()).fetchall()))
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
