@@ -83,8 +83,8 @@ LINTS = {
     ),
     "something granted to anon": Lint(
         f"select relname from pg_class where relnamespace::regnamespace::text in {OURS} "
-        "and relkind in ('r', 'p', 'v', 'm') and has_any_column_privilege('anon', oid, 'select, insert, update, references') "
-        "and relname <> 'public_peer_mentors'",
+        "and relkind in ('r', 'p', 'v', 'm') and relname <> 'public_peer_mentors' "
+        "and has_any_column_privilege('anon', oid, 'select, insert, update, references')",
         TABLE + "grant select (id) on public.flaw to anon",
         "flaw",
     ),
