@@ -42,8 +42,8 @@ def run(owner: Connection, only: str = "") -> Result:
         cells = [cell for actor in ACTORS for cell in _attacks(owner, actor, targets, callables, held)]
         deviations = [
             *_without_rows(targets),
-            *_rights_too_many(held),
-            *_executes_too_many(owner, callables),
+            *_rights_not_meant(held),
+            *_executes_not_meant(owner, callables),
             *(words for cell in cells for words in _deviation(cell)),
         ]
     things = (*(aim.relation.name for aim in targets), *(function.name for function in callables))
@@ -74,7 +74,7 @@ def _without_rows(targets: list[Target]) -> Iterator[str]:
             yield f"{aim.relation.name} is empty: give it rows in tests/security/world.py"
 
 
-def _rights_too_many(held: _Held) -> Iterator[str]:
+def _rights_not_meant(held: _Held) -> Iterator[str]:
     for (role, name), rights in held.items():
         if role == SERVICE and name not in RIGHTS:
             continue  # closed to users, whatever the service may do
@@ -84,7 +84,7 @@ def _rights_too_many(held: _Held) -> Iterator[str]:
                 yield f"{role} holds {verb} on {name}: {listed(columns)}; meant: {listed(meant.get(verb, NOTHING))}"
 
 
-def _executes_too_many(owner: Connection, callables: list[Function]) -> Iterator[str]:
+def _executes_not_meant(owner: Connection, callables: list[Function]) -> Iterator[str]:
     for function in callables:
         for role in (ANON, AUTHENTICATED):
             meant = role in FUNCTIONS.get(function.name, NOTHING)

@@ -10,6 +10,7 @@ from psycopg.errors import (
     IntegrityError,
     InvalidTextRepresentation,
     ObjectNotInPrerequisiteState,
+    RaiseException,
     WrongObjectType,
 )
 
@@ -21,6 +22,7 @@ REFUSALS = (
     InsufficientPrivilege,
     InvalidTextRepresentation,  # of a `sub` that is no UUID
     ObjectNotInPrerequisiteState,  # writing to a view
+    RaiseException,  # by a trigger
     WrongObjectType,  # truncating a view
 )
 
@@ -67,9 +69,12 @@ def attack(actor: Connection, verb: Verb, aim: Target, rights: Rights) -> Reach:
             cursor = _try(actor, statement)
         except REFUSALS:
             continue
-        except (IntegrityError, FeatureNotSupported):
-            # It came as far as a constraint, or as the rule for truncating what is referenced.
-            labels.add(label)
+        except FeatureNotSupported:
+            if verb is not Verb.TRUNCATE:  # writing to a view
+                continue
+            labels.add(label)  # only what is referenced kept it
+        except IntegrityError:
+            labels.add(label)  # it came as far as a constraint
         else:
             labels |= _reached(cursor, label)
             blindly = max(blindly, cursor.rowcount if label == SOME and verb in _WRITING else 0)

@@ -43,7 +43,7 @@ def pg_prove(address: str, test: Path) -> subprocess.CompletedProcess[str]:
     parts = conninfo_to_dict(address)
     where = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "dbname"}
     environment = {variable: str(parts[part]) for variable, part in where.items()}
-    words = ["pg_prove", "--verbose", "--psql-bin", DEBIAN_15 / "psql", test]
+    words = ["pg_prove", "--verbose", "--psql-bin", str(DEBIAN_15 / "psql"), str(test)]
     return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -101,7 +101,8 @@ def _looked_at(node: dict[str, Any]) -> int:
     if "Relation Name" not in node:  # a bitmap of rows that are looked at above
         return 0
     removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-    return round((node["Actual Rows"] + removed) * node["Actual Loops"])
+    touched: float = (node["Actual Rows"] + removed) * node["Actual Loops"]
+    return round(touched)
 
 
 LIST = "select * from public.certifications"
