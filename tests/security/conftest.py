@@ -23,8 +23,8 @@ def owner(clusters: dict[str, Cluster]) -> Iterator[Connection]:
 
 @pytest.fixture(scope="session")
 def supabase_owner() -> Iterator[Connection]:
-    """The same on Supabase, in the world that grants everybody everything new in public."""
-    with bare_server("pg18") as superuser, roles(superuser, ROLES):
+    """The same on Supabase, where it grants everybody everything new in public."""
+    with bare_server("pg17") as superuser, roles(superuser, ROLES):
         with database_of("postgres", superuser, SCHEMAS + ";" + GRANT_ON_EVERYTHING_NEW) as address:
             asyncio.run(migrate(address, EVERYTHING))
             database = conninfo_to_dict(address)["dbname"]

@@ -48,8 +48,11 @@ RIGHTS: Mapping[str, Mapping[str, Rights]] = {
         },
         SERVICE: READING_AND_WRITING,
     },
-    "public.certification_renewal_events": {AUTHENTICATED: READING},
-    "public.public_peer_mentors": {ANON: READING, AUTHENTICATED: READING},
+    "public.certification_renewal_events": {
+        AUTHENTICATED: READING,
+        SERVICE: {Verb.SELECT: ALL, Verb.INSERT: ALL},
+    },
+    "public.public_peer_mentors": {ANON: READING, AUTHENTICATED: READING, SERVICE: READING},
     "public.dynamics_sync_retry_queue": {SERVICE: READING_AND_WRITING},
 }
 """By relation and role, the columns on which they hold a right."""
@@ -114,7 +117,8 @@ ROWS: Mapping[str, Mapping[str, Rows]] = {
     "Eva": _LISTED | {"public.chapter_memberships": {Verb.SELECT: frozenset({"Eva in A1", "Eva in B1"})}},
     "Anna": _LISTED | _seen("A", "A1", "Anna in A1", "Anna"),
     "Bea": _LISTED | _seen("B", "B1", "Bea in B1", "Bea"),
-    "service": {
+    "service": _LISTED
+    | {
         "public.organisations": _everything("A B"),
         "public.chapters": _everything(" ".join(CHAPTERS)),
         "public.chapter_memberships": _everything(
@@ -122,6 +126,7 @@ ROWS: Mapping[str, Mapping[str, Rows]] = {
         ),
         "public.peer_mentors": _everything(" ".join(MENTORS)),
         "public.certifications": _everything(" ".join(MENTORS)),
+        "public.certification_renewal_events": {verb: frozenset(MENTORS) for verb in (Verb.SELECT, Verb.INSERT)},
         "public.dynamics_sync_retry_queue": _everything("an entry", ", "),
     },
 }

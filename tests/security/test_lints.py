@@ -45,10 +45,25 @@ LINTS = {
         "create function dynamics_sync.flaw() returns int language sql as 'select 1'",
         "flaw",
     ),
-    "more rights than the user's, with pg_temp first": Lint(
-        f"select proname from pg_proc where prosecdef and pronamespace::regnamespace::text in {OURS} "
-        "and not exists (select from unnest(proconfig) setting where setting ~ '^search_path=.*\\mpg_temp$')",
-        "create function public.flaw() returns int language sql security definer set search_path = '' as 'select 1'",
+    "code with more rights than the user's that looks into pg_temp first": Lint(
+        f"""
+        with recursive ours as (
+          select p.*, nspname || '\\.' || proname || '\\(' as called
+          from pg_proc p join pg_namespace n on n.oid = pronamespace where nspname in {OURS} or nspname = 'auth'
+        ),
+        reached as (
+          select oid, proname, prosrc, proconfig from ours
+          where prosecdef or oid in (select tgfoid from pg_trigger t join pg_class c on c.oid = tgrelid
+            where relnamespace = 'public'::regnamespace)
+          union
+          select ours.oid, ours.proname, ours.prosrc, ours.proconfig from reached join ours on reached.prosrc ~ called
+        )
+        select proname from reached, unnest(proconfig) setting
+        where setting ~ '^search_path=' and setting !~ '\\mpg_temp$'
+        """,
+        "create function public.flaw() returns text language sql set search_path = '' as $$ select 'x'::text $$;"
+        "create function public.door() returns text language sql security definer "
+        "set search_path = pg_catalog, pg_temp as 'select public.flaw()'",
         "flaw",
     ),
     "a foreign key without an index (0001)": Lint(
