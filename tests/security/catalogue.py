@@ -33,9 +33,24 @@ class Function:
 
     name: str
     """With the types of its arguments."""
-    call: str
-    """A statement that calls it with nulls."""
+    callee: str
+    """Without them, after `call` or `select * from`."""
+    types: tuple[str, ...]
+    """Of the arguments that have no default."""
 
+    @property
+    def takes_ids(self) -> bool:
+        return "uuid" in self.types
+
+    def call(self, value: str = "") -> str:
+        """A statement that calls it: with this id wherever one is taken and something plausible beside it, or with
+        nulls."""
+        given = _PLAUSIBLE | {"uuid": f"'{value}'"} if value else {}
+        arguments = (f"{given.get(kind, 'null')}::{kind}" for kind in self.types)
+        return f"{self.callee}({', '.join(arguments)})"
+
+
+_PLAUSIBLE = {"text": "'x'", "date": "current_date", "integer": "1", "boolean": "true"}
 
 _RELATIONS = """
 select c.oid::regclass::text, c.relkind::text,
@@ -56,12 +71,11 @@ order by c.relnamespace <> 'public'::regnamespace, 1
 
 _FUNCTIONS = """
 select p.oid::regprocedure::text,
-  case p.prokind when 'p' then 'call ' else 'select ' end || p.oid::regproc::text || '('
-    || array_to_string(array(
-      select case when p.prokind <> 'p' and n > cardinality(p.proargtypes::oid[]) - p.pronargdefaults then null
-        else 'null::' || format_type(t, null) end
-      from unnest(p.proargtypes::oid[]) with ordinality as argument (t, n) order by n
-    ), ', ') || ')'
+  case p.prokind when 'p' then 'call ' else 'select * from ' end || p.oid::regproc::text,
+  array(
+    select format_type(type, null) from unnest(p.proargtypes::oid[]) with ordinality as argument (type, n)
+    where p.prokind = 'p' or n <= cardinality(p.proargtypes::oid[]) - p.pronargdefaults order by n
+  )
 from pg_proc p
 where p.pronamespace = any (%s::regnamespace[])
 order by p.pronamespace <> 'public'::regnamespace, 1
@@ -87,7 +101,8 @@ def relations(owner: Connection) -> list[Relation]:
 
 def functions(owner: Connection) -> list[Function]:
     """All, those in public first."""
-    return [Function(name, call) for name, call in owner.execute(_FUNCTIONS, [_existing(owner)])]
+    found = owner.execute(_FUNCTIONS, [_existing(owner)]).fetchall()
+    return [Function(name, callee, tuple(types)) for name, callee, types in found]
 
 
 def rights_on(owner: Connection, role: str, relation: Relation) -> Rights:

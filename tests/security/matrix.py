@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from security.actors import ACTORS, ANON, AUTHENTICATED, SERVICE, Actor
 from security.catalogue import Function, functions, holds_execute, relations, rights_on
-from security.policy import CALLABLE, FUNCTIONS, NOTHING, RIGHTS, ROWS, Rights, Verb
-from security.probes import BEFORE, CALLED, Reach, Target, attack, call, target
+from security.policy import FUNCTIONS, NOTHING, OPEN_SCHEMAS, RIGHTS, ROWS, Rights, Verb
+from security.probes import BEFORE, CALLED, Reach, Target, attack, call, call_with_ids, target
 from security.world import Connection, acting
 
 
@@ -64,7 +64,8 @@ def _attacks(
                 reach = attack(attacker, verb, aim, held[actor.role, aim.relation.name])
                 yield Cell(actor, aim.relation.name, verb, reach)
         for function in callables:
-            yield Cell(actor, function.name, Verb.EXECUTE, call(attacker, function))
+            tried = call_with_ids if function.takes_ids and _may_call(actor, function.name) else call
+            yield Cell(actor, function.name, Verb.EXECUTE, tried(attacker, function))
 
 
 def _without_rows(targets: list[Target]) -> Iterator[str]:
@@ -92,13 +93,17 @@ def _executes_not_meant(owner: Connection, callables: list[Function]) -> Iterato
                 yield f"{role} {'lacks' if meant else 'holds'} execute on {function.name}"
 
 
+def _may_call(actor: Actor, function: str) -> bool:
+    return function.startswith(OPEN_SCHEMAS) and actor.role in FUNCTIONS.get(function, NOTHING)
+
+
 def _deviation(cell: Cell) -> Iterator[str]:
     if cell.actor.role == SERVICE and cell.thing not in RIGHTS:
         return  # closed to users, whatever the service may do
-    meant = ROWS[cell.actor.name].get(cell.thing, {}).get(cell.verb, NOTHING)
-    if cell.thing in CALLABLE:
-        meant = CALLED
     name = cell.actor.name
+    meant = ROWS[name].get(cell.thing, {}).get(cell.verb, NOTHING)
+    if _may_call(cell.actor, cell.thing) and cell.reach.labels == CALLED:
+        return
     if cell.reach.labels != meant:
         yield f"{name}: {cell.verb} {cell.thing} reaches {listed(cell.reach.labels)}; meant: {listed(meant)}"
     elif not cell.reach.refused and not meant and cell.thing not in RIGHTS:

@@ -57,22 +57,22 @@ RIGHTS: Mapping[str, Mapping[str, Rights]] = {
 }
 """By relation and role, the columns on which they hold a right."""
 
-HELD_BY_POLICIES = frozenset({AUTHENTICATED})
-EVERYBODY = frozenset({ANON, AUTHENTICATED, SERVICE})
+_USERS = frozenset({AUTHENTICATED})
+_EVERYBODY = frozenset({ANON, AUTHENTICATED})
 
 FUNCTIONS: Mapping[str, frozenset[str]] = {
-    "auth.uid()": EVERYBODY,
-    "auth.jwt()": EVERYBODY,
-    "auth.role()": EVERYBODY,
-    "dynamics_certifications.managed_chapters()": HELD_BY_POLICIES,
-    "dynamics_certifications.known_chapters()": HELD_BY_POLICIES,
-    "dynamics_certifications.known_organisations()": HELD_BY_POLICIES,
-    "dynamics_certifications.own_mentors()": HELD_BY_POLICIES,
+    "auth.uid()": _EVERYBODY,
+    "auth.jwt()": _EVERYBODY,
+    "auth.role()": _EVERYBODY,
+    "dynamics_certifications.managed_chapters()": _USERS,
+    "dynamics_certifications.known_chapters()": _USERS,
+    "dynamics_certifications.known_organisations()": _USERS,
+    "dynamics_certifications.own_mentors()": _USERS,
 }
-"""Who holds execute."""
+"""Which users hold execute. `ROWS` says which rows they reach with functions that take ids."""
 
-CALLABLE = frozenset({"auth.uid()", "auth.jwt()", "auth.role()"})
-"""What those who hold execute can also call by name. The others are in a schema that they may not use."""
+OPEN_SCHEMAS = ("public.", "auth.")
+"""Only here can those who hold execute call a function by name. Elsewhere it is for policies, views and triggers."""
 
 
 def _seen(organisations: str = "", chapters: str = "", memberships: str = "", mentors: str = "") -> dict[str, Rows]:

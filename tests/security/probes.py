@@ -1,6 +1,7 @@
 """One attack on one relation or function: what it reaches."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -89,12 +90,22 @@ _WRITING = (Verb.UPDATE, Verb.DELETE)
 def call(actor: Connection, function: Function) -> Reach:
     """Call a function by name."""
     try:
-        _try(actor, function.call)
+        _try(actor, function.call())
     except InsufficientPrivilege:
         return Reach(frozenset(), refused=True)
     except psycopg.Error:  # it ran, and did not like its arguments
         pass
     return Reach(CALLED, refused=False)
+
+
+def call_with_ids(actor: Connection, function: Function) -> Reach:
+    """Call a function with every id that there is, one's own and foreign ones."""
+    labels: set[str] = set()
+    for value, label in LABELS.items():
+        with suppress(psycopg.Error):
+            rows = [row for row in _try(actor, function.call(value)) if any(field is not None for field in row)]
+            labels |= {label if label_of(_texts(row)) == SOME else label_of(_texts(row)) for row in rows}
+    return Reach(frozenset(labels), refused=not labels)
 
 
 BEFORE = "before"
@@ -109,8 +120,12 @@ def _try(actor: Connection, statement: str) -> psycopg.Cursor[Row]:
 
 def _reached(cursor: psycopg.Cursor[Row], label: str) -> set[str]:
     if cursor.description is not None:
-        return {label_of(tuple(None if value is None else str(value) for value in row)) for row in cursor}
+        return {label_of(_texts(row)) for row in cursor}
     return {label} if cursor.rowcount else set()
+
+
+def _texts(row: Iterable[object]) -> Row:
+    return tuple(None if value is None else str(value) for value in row)
 
 
 def label_of(row: Row) -> str:

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from security.actors import ACTORS
+from security import matrix
+from security.actors import ACTORS, AUTHENTICATED
 from security.matrix import Result, run
+from security.policy import FUNCTIONS
 from security.report import lines
 from security.world import Connection
 
@@ -119,6 +121,23 @@ def test_the_matrix_notices_when(owner: Connection, hole: str, noticed: str) -> 
         owner.execute(hole.encode())
         result = run(owner, only=thing[0])
     assert noticed in result.deviations, shown(result)
+
+
+def test_a_function_that_is_meant_for_users_is_called_with_foreign_ids(
+    owner: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "FUNCTIONS", {**FUNCTIONS, "public.find(uuid,text)": {AUTHENTICATED}})
+    with owner.transaction(force_rollback=True):
+        owner.execute(
+            "create function public.find(mentor uuid, reason text) returns text language sql security definer return "
+            "(select display_name from public.peer_mentors where id = mentor and reason is not null)"
+        )
+        owner.execute("revoke execute on function public.find from public")
+        owner.execute("grant execute on function public.find to authenticated")
+        result = run(owner, only="public.find")
+    everybody = "Anna, Arne, Astrid, Bea, Bo"
+    assert f"Bea: execute public.find(uuid,text) reaches {everybody}; meant: nothing" in result.deviations
+    assert not [deviation for deviation in result.deviations if deviation.startswith("anon")]
 
 
 def test_a_table_that_is_meant_to_be_open_has_rows_to_attack(owner: Connection) -> None:
