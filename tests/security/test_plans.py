@@ -63,9 +63,8 @@ class Cost:
 
 
 SCANS = "select relname, seq_scan from pg_stat_xact_user_tables where schemaname = 'public'"
-CALLS = (
-    "select funcname, calls from pg_stat_xact_user_functions where funcname ~ '(_chapters|_mentors|_organisations)$'"
-)
+POLICIES = "'managed_chapters', 'known_chapters', 'known_organisations', 'own_mentors'"
+CALLS = f"select funcname, calls from pg_stat_xact_user_functions where funcname in ({POLICIES})"
 
 
 def cost(owner: Connection, user: str, statement: str) -> Cost:
