@@ -24,19 +24,22 @@ TABLES = ("organisations", "chapters", "chapter_memberships", "peer_mentors", "c
         "select c.id from public.organisations full join public.certifications c on true",
         "select c.id from public.chapters h, lateral (select * from public.certifications where h.id is not null) c",
         "with recursive r as (select id from public.certifications union select c.id from r, certifications c) table r",
-        "merge into public.certifications c using public.peer_mentors m on true when matched then do nothing",
         "select id from public.certifications tablesample system (100)",
         "select id from only public.certifications order by random()",
         "update public.certifications set kind = 'x' returning id",
     ],
-    ids=["own view", "left join", "full join", "lateral", "recursion", "merge", "sample", "only", "returning"],
+    ids=["own view", "left join", "full join", "lateral", "recursion", "sample", "only", "returning"],
 )
-def test_no_query_shows_more_than_the_policies_do(owner: Connection, query: str) -> None:
-    allowed = {certification_id("Anna"), certification_id("Arne"), None}
+def test_every_query_shows_what_the_policies_do(owner: Connection, query: str) -> None:
     with acting(owner, "authenticated", claims("Cora")) as cora:
         cora.execute("create temp view mine as table public.certifications")
-        cursor = cora.execute(query.encode())
-        assert cursor.description is None or {key for (key,) in cursor} <= allowed
+        assert {key for (key,) in cora.execute(query.encode())} == {certification_id("Anna"), certification_id("Arne")}
+
+
+def test_a_merge_changes_what_the_policies_let_it(owner: Connection) -> None:
+    merge = "merge into public.certifications c using (select 1) one on true when matched then update set kind = 'x'"
+    with acting(owner, "authenticated", claims("Cora")) as cora:
+        assert cora.execute(merge).rowcount == 2
 
 
 def test_a_condition_of_the_users_sees_no_row_before_the_policy(owner: Connection) -> None:
