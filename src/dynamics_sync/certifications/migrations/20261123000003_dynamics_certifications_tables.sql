@@ -78,7 +78,7 @@ create index certifications_of_chapter on public.certifications (chapter_id);
 
 create function dynamics_certifications.stamp() returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   new.updated_at := clock_timestamp();

@@ -2,7 +2,8 @@
 -- the memberships, never in the token.
 
 -- The functions that policies ask run as service_role, as row-level security would hide the memberships from them. No
--- role but service_role may use their schema, so that nobody calls them by name.
+-- role but service_role may use their schema, so that nobody calls them by name. The path names pg_temp, last: unnamed
+-- it comes first, and a type that a user plants there, such as a domain `uuid`, would run the user's code.
 do $do$
 begin
   grant usage, create on schema dynamics_certifications to service_role;
@@ -13,7 +14,7 @@ begin
   language sql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
     with mine as (
       select m.chapter_id, m.role from public.chapter_memberships m
@@ -33,7 +34,7 @@ begin
   language sql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
     select m.chapter_id from public.chapter_memberships m
     where m.user_id = (select auth.uid()) and (m.ends_at is null or m.ends_at > now())
@@ -45,7 +46,7 @@ begin
   language sql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
     select c.organisation_id from public.chapters c
     where c.id = any (array(select dynamics_certifications.known_chapters()))
@@ -56,30 +57,16 @@ begin
   language sql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
     select p.id from public.peer_mentors p where p.user_id = (select auth.uid())
   $$;
 
-  -- Whether the user may certify this mentor.
-  create function dynamics_certifications.manages_mentor(mentor uuid) returns boolean
-  language sql
-  stable
-  security definer
-  set search_path = ''
-  as $$
-    select exists (
-      select from public.peer_mentors p
-      where p.id = mentor and p.chapter_id = any (array(select dynamics_certifications.managed_chapters()))
-    )
-  $$;
-
+  -- Policies are evaluated with the user's rights, so the user needs this one.
   revoke execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
-    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors,
-    dynamics_certifications.manages_mentor from public, anon, authenticated;
+    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors from public, anon, authenticated;
   grant execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
-    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors,
-    dynamics_certifications.manages_mentor to authenticated;
+    dynamics_certifications.known_organisations, dynamics_certifications.own_mentors to authenticated;
   reset role;
   revoke create on schema dynamics_certifications from service_role;
 end
@@ -106,21 +93,24 @@ using (
   chapter_id = any (array(select dynamics_certifications.managed_chapters()))
   or peer_mentor_id = any (array(select dynamics_certifications.own_mentors()))
 );
+-- A certification is made in the chapter of its mentor, or else who manages two chapters could show one the other's
+-- mentors.
 create policy managers_add_certification on public.certifications for insert to authenticated
 with check (
   chapter_id = any (array(select dynamics_certifications.managed_chapters()))
-  and dynamics_certifications.manages_mentor(peer_mentor_id)
+  and exists (
+    select from public.peer_mentors m
+    where m.id = certifications.peer_mentor_id and m.chapter_id = certifications.chapter_id
+  )
 );
 create policy managers_change_certification on public.certifications for update to authenticated
 using (chapter_id = any (array(select dynamics_certifications.managed_chapters())))
-with check (
-  chapter_id = any (array(select dynamics_certifications.managed_chapters()))
-  and dynamics_certifications.manages_mentor(peer_mentor_id)
-);
+with check (chapter_id = any (array(select dynamics_certifications.managed_chapters())));
 
 grant select on public.organisations, public.chapters, public.chapter_memberships, public.peer_mentors,
   public.certifications to authenticated;
--- Nobody deletes a certification, they revoke it; and nobody writes the history but by appending to it.
-grant insert (id, peer_mentor_id, chapter_id, kind, status, issued_on, expires_on) on public.certifications
+-- No user deletes a certification: they revoke it. None says its id: it might be that of a deleted one, which Dynamics
+-- still knows as somebody else's. None moves it, and none writes the history but by appending to it.
+grant insert (peer_mentor_id, chapter_id, kind, status, issued_on, expires_on) on public.certifications
   to authenticated;
-grant update (chapter_id, kind, status, issued_on, expires_on) on public.certifications to authenticated;
+grant update (kind, status, issued_on, expires_on) on public.certifications to authenticated;

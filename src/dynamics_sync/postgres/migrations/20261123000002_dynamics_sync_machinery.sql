@@ -101,6 +101,7 @@ create table dynamics_sync.audit (
   reason text
 );
 create index audit_of_entry on dynamics_sync.audit (entry_id);
+create index audit_of_incident on dynamics_sync.audit (incident_id);
 
 revoke all on all tables in schema dynamics_sync from public, anon, authenticated, service_role;
 revoke all on all sequences in schema dynamics_sync from public, anon, authenticated, service_role;
@@ -142,7 +143,7 @@ create function dynamics_sync.mark_dirty(
   of_target text, of_table text, of_key text, of_type text default 'upsert', of_columns text[] default '{}'
 ) returns void
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   insert into dynamics_sync.outbox as waiting (target, source_table, record_key, operation_type, changed_columns)
   values (of_target, of_table, of_key, of_type, of_columns)
@@ -486,10 +487,12 @@ for each row execute function dynamics_sync.note_incident();
 
 -- The outbox trigger. It runs in the user's own transaction, with the owner's rights: whoever may change the table
 -- needs no right on the outbox. Arguments: target, key column, table (a partition's trigger would name the partition).
+-- Whatever runs with more rights than the user has searches pg_temp last: unnamed it would come first, and a type that
+-- the user plants there, such as a domain `text`, would run the user's code.
 create function dynamics_sync.capture() returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   target constant text := tg_argv[0];
@@ -531,7 +534,7 @@ begin
   create function dynamics_sync.keys_of(source regclass, key_column name) returns setof text
   language plpgsql
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
   begin
     return query execute format('select %I::text from %s', key_column, source);
@@ -548,7 +551,7 @@ $do$;
 create function dynamics_sync.capture_truncate() returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
