@@ -14,7 +14,8 @@ from dynamics_sync.simulator.errors import DataverseError
 from dynamics_sync.simulator.faults import Faults
 from dynamics_sync.simulator.portal import Portal
 from dynamics_sync.simulator.request_log import LoggedRequests
-from dynamics_sync.simulator.store import Backup, Record, Store
+from dynamics_sync.simulator.records import Backup, Record
+from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.tokens import IdentityProvider
 

@@ -15,6 +15,7 @@ _TYPES = {
     ColumnKind.TEXT: "String",
     ColumnKind.INTEGER: "Integer",
     ColumnKind.DECIMAL: "Decimal",
+    ColumnKind.MONEY: "Money",
     ColumnKind.BOOLEAN: "Boolean",
     ColumnKind.DATE: "DateTime",
     ColumnKind.DATETIME: "DateTime",

@@ -2,49 +2,34 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import Locator
+from dynamics_sync.simulator.records import Backup, Change, Deletion, Message, Record
 from dynamics_sync.simulator.tables import JsonObject, Table
 
 KeyValues = tuple[str, tuple[Any, ...]]
 """Name of an alternate key, and its columns' values in the key's order."""
 
-
-@dataclass(slots=True)
-class Record:
-    """One record, and every version that was ever written of it."""
-
-    id: str
-    attributes: JsonObject
-    version: int
-    versions: list[JsonObject] = field(default_factory=list)
-
-    @property
-    def etag(self) -> str:
-        """Weak and opaque: it only means equal or not equal."""
-        return f'W/"{self.version}"'
+Step = tuple[Callable[[], None], Callable[[], None]]
+"""How to do a change, and how to undo it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Deletion:
-    """That a record went, for change tracking."""
+class Trial:
+    """Changes that were made and undone again."""
 
-    id: str
-    version: int
+    changes: list[Change]
+    steps: list[Step]
 
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """An environment as it was."""
-
-    version: int
-    records: dict[str, dict[str, Record]]
-    deletions: dict[str, list[Deletion]]
+    def redo(self) -> None:
+        """Make them hold. Nothing may have changed since."""
+        for do, _ in self.steps:
+            do()
 
 
 class Store:
@@ -57,7 +42,8 @@ class Store:
         self._records: dict[str, dict[str, Record]] = {table.entity_set: {} for table in tables}
         self._keys: dict[str, dict[KeyValues, str]] = {table.entity_set: {} for table in tables}
         self._deletions: dict[str, list[Deletion]] = {table.entity_set: [] for table in tables}
-        self._undo: list[Callable[[], None]] | None = None
+        self._steps: list[Step] | None = None
+        self._changes: list[Change] | None = None
 
     def table(self, entity_set: str) -> Table:
         """The table of an entity set; DataverseError 404 if there is none."""
@@ -102,32 +88,37 @@ class Store:
         values: JsonObject = dict.fromkeys(table.columns_by_read_name)
         values |= {"statecode": 0, "statuscode": 1, "createdon": self._timestamp()} | dict(attributes)
         self._check_keys(table, values, new_id)
-        record = records[new_id] = Record(new_id, {}, 0)
-        self._on_undo(lambda: records.__delitem__(new_id))
-        self._write(table, record, values)
+        record = Record(new_id, {}, 0)
+        self._run(lambda: records.__setitem__(new_id, record), lambda: records.__delitem__(new_id))
+        self._write(Message.CREATE, table, record, values, attributes)
         return record
 
     def update(self, table: Table, record: Record, attributes: Mapping[str, Any]) -> Record:
         """Change some attributes; DataverseError 412 if a key is taken."""
         values = record.attributes | dict(attributes)
         self._check_keys(table, values, record.id)
-        self._write(table, record, values)
+        self._write(Message.UPDATE, table, record, values, attributes)
         return record
 
     def delete(self, table: Table, record: Record) -> None:
         """Let a record go."""
         records, deletions = self._records[table.entity_set], self._deletions[table.entity_set]
-        self._forget_keys(table, record)
-        del records[record.id]
-        self.version += 1
-        deletions.append(Deletion(record.id, self.version))
+        version = self.version + 1
+
+        def remove() -> None:
+            self._forget_keys(table, record)
+            del records[record.id]
+            self.version = version
+            deletions.append(Deletion(record.id, version))
 
         def restore() -> None:
             deletions.pop()
+            self.version = version - 1
             records[record.id] = record
             self._note_keys(table, record)
 
-        self._on_undo(restore)
+        self._run(remove, restore)
+        self._tell(Message.DELETE, table, record.id, {}, record.attributes, {})
 
     def back_up(self) -> Backup:
         """Everything as it is now."""
@@ -147,37 +138,63 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes within hold, or none. A transaction within another one is part of it."""
-        if self._undo is not None:
+        if self._steps is not None:
             yield
             return
-        self._undo = []
+        steps = self._steps = []
         try:
             yield
         except BaseException:
-            for step in reversed(self._undo):
-                step()
+            _undo(steps)
             raise
         finally:
-            self._undo = None
+            self._steps = None
 
-    def _write(self, table: Table, record: Record, values: JsonObject) -> None:
-        before, version = record.attributes, record.version
-        self._forget_keys(table, record)
-        self.version += 1
-        record.version = self.version
+    @contextmanager
+    def recording(self) -> Iterator[list[Change]]:
+        """The changes that are made within."""
+        changes = self._changes = []
+        try:
+            yield changes
+        finally:
+            self._changes = None
+
+    @contextmanager
+    def trial(self) -> Iterator[Trial]:
+        """Changes within are undone at the end, so that nobody sees them until they are done again."""
+        with self.recording() as changes:
+            trial = Trial(changes, [])
+            self._steps = trial.steps
+            try:
+                yield trial
+            finally:
+                self._steps = None
+                _undo(trial.steps)
+
+    def _write(
+        self, message: Message, table: Table, record: Record, values: JsonObject, given: Mapping[str, Any]
+    ) -> None:
+        before, old_version, version = record.attributes, record.version, self.version + 1
         values["modifiedon"] = self._timestamp()
-        values["versionnumber"] = self.version
-        record.attributes = values
-        record.versions.append({"at": self._now(), "etag": record.etag, "attributes": values})
-        self._note_keys(table, record)
+        values["versionnumber"] = version
+        entry = {"at": self._now(), "etag": f'W/"{version}"', "attributes": values}
+
+        def write() -> None:
+            self._forget_keys(table, record)
+            self.version = record.version = version
+            record.attributes = values
+            record.versions.append(entry)
+            self._note_keys(table, record)
 
         def restore() -> None:
             self._forget_keys(table, record)
-            record.attributes, record.version = before, version
+            self.version, record.version = version - 1, old_version
+            record.attributes = before
             record.versions.pop()
             self._note_keys(table, record)
 
-        self._on_undo(restore)
+        self._run(write, restore)
+        self._tell(message, table, record.id, given, before, values)
 
     def _check_keys(self, table: Table, values: Mapping[str, Any], record_id: str) -> None:
         taken = self._keys[table.entity_set]
@@ -194,12 +211,30 @@ class Store:
         for key in _key_values(table, record.attributes):
             self._keys[table.entity_set].pop(key, None)
 
-    def _on_undo(self, step: Callable[[], None]) -> None:
-        if self._undo is not None:
-            self._undo.append(step)
+    def _run(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        do()
+        if self._steps is not None:
+            self._steps.append((do, undo))
+
+    def _tell(
+        self,
+        message: Message,
+        table: Table,
+        record_id: str,
+        given: Mapping[str, Any],
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+    ) -> None:
+        if self._changes is not None:
+            self._changes.append(Change(message, table, record_id, given, before, after, self._now()))
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _undo(steps: list[Step]) -> None:
+    for _, undo in reversed(steps):
+        undo()
 
 
 def _copy(record: Record) -> Record:

@@ -15,6 +15,7 @@ class ColumnKind(StrEnum):
     TEXT = "text"
     INTEGER = "integer"
     DECIMAL = "decimal"
+    MONEY = "money"
     BOOLEAN = "boolean"
     DATE = "date"
     DATETIME = "datetime"
