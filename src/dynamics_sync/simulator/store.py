@@ -10,7 +10,7 @@ from uuid import uuid4
 from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import Locator
 from dynamics_sync.simulator.records import Backup, Change, Deletion, Message, Record
-from dynamics_sync.simulator.tables import JsonObject, Table
+from dynamics_sync.simulator.tables import JsonObject, SystemTable, Table
 
 KeyValues = tuple[str, tuple[Any, ...]]
 """Name of an alternate key, and its columns' values in the key's order."""
@@ -37,6 +37,8 @@ class Store:
 
     def __init__(self, tables: tuple[Table, ...], now: Callable[[], float]) -> None:
         self.tables = {table.entity_set: table for table in tables}
+        self.system_tables: Mapping[str, SystemTable] = {}
+        """By entity set, like the others."""
         self.version = 900_000
         self._now = now
         self._records: dict[str, dict[str, Record]] = {table.entity_set: {} for table in tables}
@@ -198,17 +200,17 @@ class Store:
 
     def _check_keys(self, table: Table, values: Mapping[str, Any], record_id: str) -> None:
         taken = self._keys[table.entity_set]
-        for key in _key_values(table, values):
+        for key in key_values(table, values):
             if taken.get(key, record_id) != record_id:
                 columns = next(known.columns for known in table.alternate_keys if known.name == key[0])
                 raise errors.key_violated(key[0], ", ".join(columns))
 
     def _note_keys(self, table: Table, record: Record) -> None:
-        for key in _key_values(table, record.attributes):
+        for key in key_values(table, record.attributes):
             self._keys[table.entity_set][key] = record.id
 
     def _forget_keys(self, table: Table, record: Record) -> None:
-        for key in _key_values(table, record.attributes):
+        for key in key_values(table, record.attributes):
             self._keys[table.entity_set].pop(key, None)
 
     def _run(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
@@ -242,8 +244,8 @@ def _copy(record: Record) -> Record:
     return replace(record, versions=list(record.versions))
 
 
-def _key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:
-    """Each key of which every column has a value."""
+def key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:
+    """Each alternate key of which every column has a value; text in the form in which keys are compared."""
     for key in table.alternate_keys:
         parts = tuple(_fold(values.get(table.columns_by_name[name].read_name)) for name in key.columns)
         if None not in parts:
