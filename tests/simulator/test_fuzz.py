@@ -136,7 +136,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-async def at_once(_: Request, work: Callable[[], Result]) -> Result:
+async def at_once(request: Request, work: Callable[[], Result]) -> Result:
     return work()
 
 

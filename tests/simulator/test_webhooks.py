@@ -1,0 +1,330 @@
+"""What a webhook sends (Microsoft: "Use webhooks to create external handlers for server events")."""
+
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from .receiver import Received, Receiver, by_key, deliveries, register, settled
+from .wire import ROOT, Client, Clock, StartClient
+
+RECORD = "6d81597f-0f9f-e711-8122-000d3aa2331c"
+PATH = "accounts(accountnumber='A1')"
+TYPE = {"@odata.type": "Microsoft.Dynamics.CRM.account"}
+GOLDEN = Path(__file__).parent / "golden"
+
+
+# The shape
+
+
+def golden(name: str, sent: Received, delivery: dict[str, Any], registration: dict[str, Any], **known: str) -> Any:
+    text = Template((GOLDEN / f"{name}.json").read_text())
+    return json.loads(
+        text.substitute(
+            record=RECORD,
+            step=registration["steps"][delivery["message"]],
+            operation=delivery["operation_id"],
+            correlation=sent.headers["x-ms-correlation-request-id"],
+            **known,
+        )
+    )
+
+
+async def known_ids(client: Client) -> dict[str, str]:
+    who = (await client("GET", "WhoAmI")).document
+    return {
+        "user": who["UserId"],
+        "organization": who["OrganizationId"],
+        "business_unit": who["BusinessUnitId"],
+        "agent": "tests",
+    }
+
+
+async def a_contact(client: Client) -> str:
+    address = (await client("POST", "contacts", {"email": "x"})).headers["OData-EntityId"]
+    return str(address).rpartition("(")[2].removesuffix(")")
+
+
+def assert_same(sent: Received, expected: Any) -> None:
+    """Equal, in the same order, and with every slash escaped."""
+    assert sent.body == expected
+    assert json.dumps(sent.body) == json.dumps(expected)
+    assert sent.raw.count("/") == sent.raw.count("\\/") > 0
+
+
+async def test_a_creation_told_synchronously(start: StartClient, clock: Clock, receiver: Receiver) -> None:
+    client = await start(now=clock)
+    contact = await a_contact(client)
+    registration = await register(client, receiver, mode="synchronous")
+    body = {
+        "accountid": RECORD,
+        "name": "Contoso",
+        "creditlimit": 2154.32,
+        "industrycode": 2,
+        "opened": "2020-01-01",
+        "lastcall": "2017-09-26T00:04:07Z",
+        "creditonhold": True,
+        "numberofemployees": 7,
+        "externalguid": "00000000-0000-0000-0000-0000000000E1",
+        "PrimaryContact@odata.bind": f"/contacts({contact})",
+    }
+    assert (await client("POST", "accounts", body, User_Agent="tests")).status == 204
+    (sent,), (delivery,) = receiver.received, await deliveries(client)
+    ids = await known_ids(client)
+    assert sent.body["RequestId"] == delivery["operation_id"], "a synchronous step has no system job"
+    request = delivery["operation_id"]
+    expected = golden("create_synchronous", sent, delivery, registration, contact=contact, request=request, **ids)
+    assert_same(sent, expected)
+
+
+async def test_an_update_told_asynchronously(start: StartClient, clock: Clock, receiver: Receiver) -> None:
+    client = await start(now=clock)
+    contact = await a_contact(client)
+    bind = {"PrimaryContact@odata.bind": f"/contacts({contact})"}
+    await client("PATCH", f"accounts({RECORD})", {"name": "Contoso", **bind})
+    columns = ["statecode", "name", "revenue", "primarycontactid"]
+    registration = await register(client, receiver, post_image=columns)
+    change = {"name": "Fabrikam", "statecode": 1, "statuscode": 2, "lastcall": None}
+    await client("PATCH", f"accounts({RECORD})", change, User_Agent="tests")
+    (sent,), (delivery,) = await receiver.wait_for(1), await settled(client)
+    ids = await known_ids(client)
+    request = sent.body["RequestId"]
+    assert UUID(request) != UUID(delivery["operation_id"])
+    expected = golden("update_asynchronous", sent, delivery, registration, contact=contact, request=request, **ids)
+    assert_same(sent, expected)
+
+
+async def test_a_deletion_names_the_record_and_no_more(start: StartClient, clock: Clock, receiver: Receiver) -> None:
+    client = await start(now=clock)
+    await client("PATCH", f"accounts({RECORD})", {"name": "Contoso"})
+    registration = await register(client, receiver, post_image=["name"])
+    await client("DELETE", f"accounts({RECORD})", User_Agent="tests")
+    (sent,), (delivery,) = await receiver.wait_for(1), await settled(client)
+    ids = await known_ids(client)
+    expected = golden("delete_asynchronous", sent, delivery, registration, request=sent.body["RequestId"], **ids)
+    assert_same(sent, expected)
+
+
+async def test_the_headers(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    await client("PATCH", PATH, {"name": "a"})
+    await client("PATCH", PATH, {"name": "b"})
+    sent = await receiver.wait_for(2)
+    for one in sent:
+        assert one.method == "POST"
+        assert one.headers["Content-Type"].startswith("application/json")
+        assert one.headers["x-ms-dynamics-organization"] == client.url.removeprefix("http://")
+        assert one.headers["x-ms-dynamics-entity-name"] == "account"
+        assert one.headers["x-ms-dynamics-request-name"] == one.body["MessageName"]
+        assert one.headers["x-ms-correlation-request-id"] == one.body["CorrelationId"]
+        assert "x-ms-dynamics-msg-size-exceeded" not in one.headers
+    assert ["x-request-id" in one.headers for one in sent].count(True) == 1, "it stands in older documentation only"
+
+
+async def test_the_tag_of_a_request_is_a_shared_variable(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    await client("PATCH", f"{PATH}?tag=mine", {"name": "a"})
+    (sent,) = await receiver.wait_for(1)
+    assert by_key(sent.body["SharedVariables"])["tag"] == "mine"
+
+
+# Who is asked to believe it
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "headers", "query"),
+    [
+        ("HttpHeader", {"X-Key": "a b", "X-Other": "c"}, {"X-Key": "a b", "X-Other": "c"}, {"given": "1"}),
+        ("WebhookKey", {"any": "a+b&c"}, {}, {"given": "1", "code": "a+b&c"}),
+        ("HttpQueryString", {"key": "ä", "other": "c"}, {}, {"given": "1", "key": "ä", "other": "c"}),
+    ],
+)
+async def test_authentication(
+    client: Client,
+    receiver: Receiver,
+    kind: str,
+    values: dict[str, str],
+    headers: dict[str, str],
+    query: dict[str, str],
+) -> None:
+    registration = await register(
+        client, receiver, url=f"{receiver.url}?given=1", authentication={"kind": kind, "values": values}
+    )
+    await client("PATCH", PATH, {"name": "a"})
+    (sent,) = await receiver.wait_for(1)
+    assert {name: sent.headers[name] for name in headers} == headers
+    assert dict(sent.query) == query
+    shown = [registration, *(await client.control("GET", "webhooks")).document, *(await settled(client))]
+    rows = [(await client("GET", name)).document for name in ("serviceendpoints", "asyncoperations")]
+    assert not any(value in json.dumps([*shown, *rows], ensure_ascii=False) for value in ("a b", "a+b&c", "ä"))
+    assert registration["authentication"] == {"kind": kind, "names": list(values)}
+
+
+# What is told of
+
+
+async def messages(client: Client, receiver: Receiver) -> list[tuple[str, str]]:
+    """Which messages arrived, and of which account numbers, in the order of arrival."""
+    await settled(client)
+    return [(one.body["MessageName"], one.attributes.get("name", "")) for one in receiver.received]
+
+
+async def test_an_upsert_that_creates_is_a_creation(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    await client("PATCH", PATH, {"name": "a", "numberofemployees": 1})
+    (created,) = await receiver.wait_for(1)
+    assert created.body["MessageName"] == "Create"
+    assert created.attributes["accountnumber"] == "A1"
+    assert by_key(created.body["OutputParameters"]) == {"id": created.body["PrimaryEntityId"]}
+    await client("PATCH", PATH, {"numberofemployees": 2})
+    _, updated = await receiver.wait_for(2)
+    assert updated.body["MessageName"] == "Update"
+    assert "name" not in updated.attributes
+    assert "accountnumber" not in updated.attributes
+    assert updated.attributes["numberofemployees"] == 2
+
+
+async def test_each_way_to_write_tells_of_it(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver, mode="synchronous")
+    address = (await client("POST", "accounts", {"name": "a"})).headers["OData-EntityId"]
+    path = "accounts" + address.rpartition("accounts")[2]
+    await client("PUT", f"{path}/name", {"value": "b"})
+    await client("DELETE", f"{path}/revenue")
+    await client("DELETE", f"{path}/PrimaryContact/$ref")
+    await client("DELETE", path)
+    assert [one.body["MessageName"] for one in receiver.received] == ["Create", "Update", "Update", "Update", "Delete"]
+    assert [list(one.attributes)[0] for one in receiver.received[1:4]] == ["name", "revenue", "primarycontactid"]
+
+
+async def test_reading_and_failing_tell_of_nothing(client: Client, receiver: Receiver) -> None:
+    await client("PATCH", PATH, {"name": "a"})
+    await register(client, receiver)
+    await client("GET", PATH)
+    assert (await client("PATCH", PATH, {"nothing": 1})).status == 400
+    assert (await client("PATCH", PATH, {"name": "b"}, If_Match='W/"1"')).status == 412
+    assert await deliveries(client) == []
+
+
+async def test_bulk_tells_of_each_row(client: Client, receiver: Receiver) -> None:
+    await client("PATCH", PATH, {"name": "a"})
+    await register(client, receiver)
+    targets = [{**TYPE, "@odata.id": f"accounts(accountnumber='A{n}')", "name": f"n{n}"} for n in (1, 2, 3)]
+    await client("POST", "accounts/Microsoft.Dynamics.CRM.UpsertMultiple", {"Targets": targets})
+    found = sorted(await messages(client, receiver))
+    assert found == [("Create", "n2"), ("Create", "n3"), ("Update", "n1")]
+    assert len({one.body["CorrelationId"] for one in receiver.received}) == 1
+    assert len({one["operation_id"] for one in await deliveries(client)}) == 3
+
+
+async def test_a_bulk_request_that_fails_tells_of_nothing(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    targets = [{**TYPE, "name": "a"}, {**TYPE, "name": "x" * 99}]
+    answer = await client("POST", "accounts/Microsoft.Dynamics.CRM.CreateMultiple", {"Targets": targets})
+    assert answer.status == 400
+    assert await deliveries(client) == []
+
+
+def part(method: str, path: str, body: str = "{}", content_id: int | None = None) -> str:
+    identified = "" if content_id is None else f"Content-ID: {content_id}\n"
+    return f"Content-Type: application/http\n{identified}\n{method} {ROOT}/{path} HTTP/1.1\n\n{body}\n"
+
+
+async def test_a_batch_tells_of_each_part_that_holds(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    failing = part("POST", "accounts", '{"nothing": 1}')
+    change_set = (
+        "Content-Type: multipart/mixed; boundary=c\n\n--c\n"
+        + part("POST", "accounts", '{"name": "in the set"}', 1)
+        + "--c\n"
+        + part("PATCH", "$1", '{"name": "changed"}', 2).replace(f"{ROOT}/$1", "$1")
+        + "--c--\n"
+    )
+    failed_set = (
+        "Content-Type: multipart/mixed; boundary=d\n\n--d\n"
+        + part("POST", "accounts", '{"name": "rolled back"}', 1)
+        + "--d\n"
+        + part("POST", "accounts", '{"nothing": 1}', 2)
+        + "--d--\n"
+    )
+    parts = [part("POST", "accounts", '{"name": "alone"}'), failing, change_set, failed_set]
+    answer = await client.batch("".join(f"--b\n{one}" for one in parts) + "--b--", Prefer="odata.continue-on-error")
+    assert answer.status == 200
+    found = sorted(await messages(client, receiver))
+    assert found == [("Create", "alone"), ("Create", "in the set"), ("Update", "changed")]
+    assert len({one.body["CorrelationId"] for one in receiver.received}) == 1
+    assert len({one.body["RequestId"] for one in receiver.received}) == 2, "a change set is one request"
+
+
+async def test_only_what_was_registered_for(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver, messages=["Update", "Delete"], filtering_attributes=["name", "primarycontactid"])
+    await client("PATCH", "contacts(email='x')", {"firstname": "x"})
+    await client("PATCH", PATH, {"name": "a"})
+    await client("PATCH", PATH, {"numberofemployees": 1})
+    await client("PATCH", PATH, {"PrimaryContact@odata.bind": "/contacts(email='x')"})
+    await client("PATCH", PATH, {"name": "b"})
+    await client("DELETE", PATH)
+    told = [one["message"] for one in await settled(client)]
+    assert told == ["Update", "Update", "Delete"]
+
+
+async def test_what_is_lifted_is_told_no_more(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    await client("PATCH", PATH, {"name": "a"})
+    await receiver.wait_for(1)
+    assert (await client.control("DELETE", "webhooks")).status == 204
+    await client("PATCH", PATH, {"name": "b"})
+    assert len(await settled(client)) == 1
+    assert (await client.control("GET", "webhooks")).document == []
+
+
+# Who did it
+
+
+async def test_two_clients_are_two_users(start: StartClient, receiver: Receiver) -> None:
+    client = await start(clients={"demo": "demo", "other": "other"})
+    await register(client, receiver, mode="synchronous")
+    await client("PATCH", PATH, {"name": "a"})
+    first = (await client("GET", "WhoAmI")).document["UserId"]
+    form = {"grant_type": "client_credentials", "client_id": "other", "client_secret": "other"}
+    answer = await client.send_anything(
+        "POST", f"{client.url}/t/oauth2/v2.0/token", data={**form, "scope": f"{client.url}/.default"}
+    )
+    client.token = answer.document["access_token"]
+    await client("PATCH", PATH, {"name": "b"})
+    other = (await client("GET", "WhoAmI")).document["UserId"]
+    assert first != other
+    assert [one.body["InitiatingUserId"] for one in receiver.received] == [first, other]
+
+
+async def test_a_person_edits_in_dynamics(client: Client, receiver: Receiver) -> None:
+    await client("PATCH", PATH, {"name": "a"})
+    await client("PATCH", "contacts(email='x')", {"firstname": "x"})
+    await register(client, receiver, mode="synchronous")
+    attributes = {"name": "b", "PrimaryContact@odata.bind": "/contacts(email='x')"}
+    edit = {"attributes": attributes, "user": "kari"}
+    assert (await client.control("PATCH", "records/accounts/A1", edit)).status == 204
+    assert (await client("GET", PATH)).document["name"] == "b"
+    assert (await client.control("DELETE", "records/accounts/A1", {"user": RECORD})).status == 204
+    assert (await client.control("POST", "records/accounts", {"attributes": {"name": "c"}})).status == 204
+    assert [one.body["MessageName"] for one in receiver.received] == ["Update", "Delete", "Create"]
+    kari, by_id, somebody = (one.body["InitiatingUserId"] for one in receiver.received)
+    assert by_id == RECORD, "an id stands for itself"
+    assert len({kari, somebody, (await client("GET", "WhoAmI")).document["UserId"]}) == 3
+
+
+async def test_what_a_person_gets_wrong(client: Client) -> None:
+    await client("PATCH", PATH, {"name": "a"})
+    for method, path, body, status in [
+        ("PATCH", "records/accounts/A2", {"attributes": {"name": "b"}}, 404),
+        ("PATCH", "records/nothing/A1", {"attributes": {"name": "b"}}, 404),
+        ("PATCH", "records/accounts/A1", {"attributes": {"nothing": "b"}}, 400),
+        ("PATCH", "records/accounts/A1", {"attributes": []}, 400),
+        ("PATCH", "records/accounts/A1", {"name": "b"}, 400),
+        ("PATCH", "records/accounts", {"attributes": {}}, 405),
+    ]:
+        answer = await client.control(method, path, body)
+        assert (answer.status, bool(answer.document["error"])) == (status, True), (path, body)
+    assert (await client("GET", PATH)).document["name"] == "a"
