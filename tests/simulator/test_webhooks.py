@@ -196,7 +196,7 @@ async def test_each_way_to_write_tells_of_it(client: Client, receiver: Receiver)
     await client("DELETE", f"{path}/PrimaryContact/$ref")
     await client("DELETE", path)
     assert [one.body["MessageName"] for one in receiver.received] == ["Create", "Update", "Update", "Update", "Delete"]
-    assert [list(one.attributes)[0] for one in receiver.received[1:4]] == ["name", "revenue", "primarycontactid"]
+    assert [next(iter(one.attributes)) for one in receiver.received[1:4]] == ["name", "revenue", "primarycontactid"]
 
 
 async def test_reading_and_failing_tell_of_nothing(client: Client, receiver: Receiver) -> None:
