@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -90,8 +91,9 @@ class Store:
         values: JsonObject = dict.fromkeys(table.columns_by_read_name)
         values |= {"statecode": 0, "statuscode": 1, "createdon": self._timestamp()} | dict(attributes)
         self._check_keys(table, values, new_id)
-        record = Record(new_id, {}, 0)
-        self._run(lambda: records.__setitem__(new_id, record), lambda: records.__delitem__(new_id))
+        record = records[new_id] = Record(new_id, {}, 0)
+        if self._steps is not None:
+            self._steps.append((partial(records.__setitem__, new_id, record), partial(records.__delitem__, new_id)))
         self._write(Message.CREATE, table, record, values, attributes)
         return record
 
@@ -104,22 +106,9 @@ class Store:
 
     def delete(self, table: Table, record: Record) -> None:
         """Let a record go."""
-        records, deletions = self._records[table.entity_set], self._deletions[table.entity_set]
-        version = self.version + 1
-
-        def remove() -> None:
-            self._forget_keys(table, record)
-            del records[record.id]
-            self.version = version
-            deletions.append(Deletion(record.id, version))
-
-        def restore() -> None:
-            deletions.pop()
-            self.version = version - 1
-            records[record.id] = record
-            self._note_keys(table, record)
-
-        self._run(remove, restore)
+        self._remove(table, record)
+        if self._steps is not None:
+            self._steps.append((partial(self._remove, table, record), partial(self._put_back, table, record)))
         self._tell(Message.DELETE, table, record.id, {}, record.attributes, {})
 
     def back_up(self) -> Backup:
@@ -176,27 +165,40 @@ class Store:
     def _write(
         self, message: Message, table: Table, record: Record, values: JsonObject, given: Mapping[str, Any]
     ) -> None:
-        before, old_version, version = record.attributes, record.version, self.version + 1
+        before, version = record.attributes, record.version
         values["modifiedon"] = self._timestamp()
-        values["versionnumber"] = version
-        entry = {"at": self._now(), "etag": f'W/"{version}"', "attributes": values}
-
-        def write() -> None:
-            self._forget_keys(table, record)
-            self.version = record.version = version
-            record.attributes = values
-            record.versions.append(entry)
-            self._note_keys(table, record)
-
-        def restore() -> None:
-            self._forget_keys(table, record)
-            self.version, record.version = version - 1, old_version
-            record.attributes = before
-            record.versions.pop()
-            self._note_keys(table, record)
-
-        self._run(write, restore)
+        values["versionnumber"] = self.version + 1
+        self._advance(table, record, values, self._now())
+        if self._steps is not None:
+            do = partial(self._advance, table, record, values, self._now())
+            self._steps.append((do, partial(self._set_back, table, record, before, version)))
         self._tell(message, table, record.id, given, before, values)
+
+    def _advance(self, table: Table, record: Record, values: JsonObject, at: float) -> None:
+        self._forget_keys(table, record)
+        self.version += 1
+        record.attributes, record.version = values, self.version
+        record.versions.append({"at": at, "etag": record.etag, "attributes": values})
+        self._note_keys(table, record)
+
+    def _set_back(self, table: Table, record: Record, values: JsonObject, version: int) -> None:
+        self._forget_keys(table, record)
+        self.version -= 1
+        record.attributes, record.version = values, version
+        record.versions.pop()
+        self._note_keys(table, record)
+
+    def _remove(self, table: Table, record: Record) -> None:
+        self._forget_keys(table, record)
+        del self._records[table.entity_set][record.id]
+        self.version += 1
+        self._deletions[table.entity_set].append(Deletion(record.id, self.version))
+
+    def _put_back(self, table: Table, record: Record) -> None:
+        self._deletions[table.entity_set].pop()
+        self.version -= 1
+        self._records[table.entity_set][record.id] = record
+        self._note_keys(table, record)
 
     def _check_keys(self, table: Table, values: Mapping[str, Any], record_id: str) -> None:
         taken = self._keys[table.entity_set]
@@ -212,11 +214,6 @@ class Store:
     def _forget_keys(self, table: Table, record: Record) -> None:
         for key in key_values(table, record.attributes):
             self._keys[table.entity_set].pop(key, None)
-
-    def _run(self, do: Callable[[], None], undo: Callable[[], None]) -> None:
-        do()
-        if self._steps is not None:
-            self._steps.append((do, undo))
 
     def _tell(
         self,
