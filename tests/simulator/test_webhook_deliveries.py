@@ -195,6 +195,16 @@ async def test_a_write_waits_for_a_synchronous_receiver(client: Client, receiver
     assert await writing == [204]
     assert await other == [204]
     assert [await name_of(client), await name_of(client, "A2")] == ["b", "c"]
+    row = (await client("GET", PATH)).document
+    assert row["@odata.etag"] == f'W/"{row["versionnumber"]}"'
+
+
+async def test_two_at_once_make_one_record_of_a_key(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver, mode="synchronous")
+    answers = await asyncio.gather(*(rename(client, name) for name in "abc"))
+    assert answers == [[204]] * 3
+    assert sorted(one.body["MessageName"] for one in receiver.received) == ["Create", "Update", "Update"]
+    assert (await client("GET", "accounts/$count")).body == b"1"
 
 
 async def test_a_synchronous_receiver_can_refuse(client: Client, receiver: Receiver) -> None:

@@ -295,6 +295,8 @@ async def test_two_clients_are_two_users(start: StartClient, receiver: Receiver)
     client.token = answer.document["access_token"]
     await client("PATCH", PATH, {"name": "b"})
     other = (await client("GET", "WhoAmI")).document["UserId"]
+    in_a_batch = await client.batch(f"--b\n{part('GET', 'WhoAmI')}--b--")
+    assert other in in_a_batch.body.decode()
     assert first != other
     assert [one.body["InitiatingUserId"] for one in receiver.received] == [first, other]
 
