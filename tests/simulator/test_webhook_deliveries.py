@@ -6,12 +6,22 @@ from typing import Any
 import pytest
 
 from dynamics_sync.simulator import Simulator, SimulatorConfig
+from dynamics_sync.simulator.records import Change, Message
+from dynamics_sync.simulator.webhooks.background import Background
+from dynamics_sync.simulator.webhooks.context import Event, Origin
+from dynamics_sync.simulator.webhooks.deliveries import Delivery, Sender
+from dynamics_sync.simulator.webhooks.registrations import registration
 
 from .receiver import Receiver, deliveries, register, settled
 from .wire import ROOT, TABLES, Answer, Client, StartClient, eventually
 
 PATH = "accounts(accountnumber='A1')"
 TYPE = {"@odata.type": "Microsoft.Dynamics.CRM.account"}
+GOOD: dict[str, Any] = {
+    "url": "http://localhost/hook",
+    "entity": "account",
+    "authentication": {"kind": "WebhookKey", "values": {"code": "k"}},
+}
 
 
 async def fault(client: Client, **declared: Any) -> None:
@@ -146,6 +156,18 @@ async def test_what_is_held_back_is_sent_when_faults_are_lifted(client: Client, 
     await rename(client, "a")
     await client.control("DELETE", "faults")
     await receiver.wait_for(1)
+
+
+async def test_what_is_held_back_is_given_up_with_its_registration(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver)
+    await fault(client, kind="out_of_order", count=1)
+    await fault(client, kind="delay", path="webhooks", seconds=3600, count=1)
+    await rename(client, "held", "delayed")
+    await client.control("DELETE", "webhooks")
+    await register(client, receiver)
+    await rename(client, "new")
+    assert [one["outcome"] for one in await settled(client)] == ["lost", "lost", "delivered"]
+    assert told(receiver) == ["new"]
 
 
 async def test_a_delay(client: Client, receiver: Receiver) -> None:
@@ -293,6 +315,26 @@ async def test_writes_do_not_wait_for_receivers(client: Client, receiver: Receiv
     assert {one["outcome"] for one in await settled(client)} == {"delivered"}
 
 
+async def test_what_waits_is_bounded(receiver: Receiver) -> None:
+    (table,) = (one for one in TABLES if one.logical_name == "account")
+    told_of = registration(GOOD | {"url": receiver.url}, {"account": table})
+    after = {"modifiedon": "2024-01-01T00:00:00Z"}
+    change = Change(Message.UPDATE, table, "6d81597f-0f9f-e711-8122-000d3aa2331c", {}, {}, after, 0.0)
+    origin = Origin("user", "agent", "correlation", "request", None)
+    made = [Delivery(Event(told_of, change, origin, f"operation {n}", {})) for n in range(4)]
+    sender, unforeseen = Sender(now=lambda: 0.0, timeout_seconds=60), list[Exception]()
+    background = Background(sender, unforeseen, at_once=1, most=2)
+    receiver.gate.clear()
+    background.send(made[0])
+    await receiver.wait_for(1)
+    for delivery in made[1:]:
+        background.send(delivery)
+    assert [one.outcome for one in made] == ["sending", "waiting", "waiting", "lost"]
+    await background.stop()
+    await sender.close()
+    assert unforeseen == []
+
+
 async def test_the_log_of_deliveries_is_bounded(start: StartClient, receiver: Receiver) -> None:
     client = await start(logged_deliveries=2)
     await register(client, receiver)
@@ -388,13 +430,6 @@ async def test_what_is_on_its_way_is_a_job_in_progress(client: Client, receiver:
 # Registering
 
 
-GOOD: dict[str, Any] = {
-    "url": "http://localhost/hook",
-    "entity": "account",
-    "authentication": {"kind": "WebhookKey", "values": {"code": "k"}},
-}
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -417,6 +452,7 @@ GOOD: dict[str, Any] = {
         ({"authentication": {"kind": "HttpHeader", "values": {"X": "1\r\nY: 2"}}}, "cannot be a header"),
         ({"authentication": {"kind": "WebhookKey", "values": {"a": "1", "b": "2"}}}, "one value"),
         ({"post_image": ["nothing"]}, "post_image: account has no column 'nothing'"),
+        ({"pre_image": ["nothing"]}, "pre_image: account has no column 'nothing'"),
         ({"post_image": "name"}, "post_image must be a list"),
         ({"filtering_attributes": [1]}, "filtering_attributes must be a list"),
         ({"secret": "x"}, "unknown fields: secret"),

@@ -108,6 +108,20 @@ async def test_a_deletion_names_the_record_and_no_more(start: StartClient, clock
     assert_same(sent, expected)
 
 
+async def test_what_was_there_before(client: Client, receiver: Receiver) -> None:
+    await register(client, receiver, mode="synchronous", pre_image=["name", "revenue", "accountnumber"])
+    await client("PATCH", PATH, {"name": "a"})
+    await client("PATCH", PATH, {"name": "b"})
+    await client("DELETE", PATH)
+    created, updated, deleted = receiver.received
+    assert created.body["PreEntityImages"] == []
+    for sent, name in [(updated, "a"), (deleted, "b")]:
+        image = by_key(sent.body["PreEntityImages"])["PreImage"]
+        record_id = sent.body["PrimaryEntityId"]
+        assert by_key(image["Attributes"]) == {"name": name, "accountnumber": "A1", "accountid": record_id}
+    assert deleted.body["PostEntityImages"] == []
+
+
 async def test_the_headers(client: Client, receiver: Receiver) -> None:
     await register(client, receiver)
     await client("PATCH", PATH, {"name": "a"})

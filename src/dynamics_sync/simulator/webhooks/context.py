@@ -141,24 +141,32 @@ def _system_columns(event: Event) -> list[JsonObject]:
 
 
 def _post_images(event: Event) -> list[JsonObject]:
-    """The columns that the registration asks for, as far as they have a value, under a name of ours."""
-    change = event.change
-    if change.message is Message.DELETE:
+    """Of what is there afterwards: nothing after a deletion."""
+    if event.change.message is Message.DELETE:
         return []
-    images = []
-    if event.registration.post_image:
-        values = {name: value for name, value in change.after.items() if value is not None}
-        attributes = _attributes(event, values, event.registration.post_image)
-        attributes.append(pair(change.table.primary_id, change.record_id))
-        images.append(pair("PostImage", entity(change.table, change.record_id, attributes)))
-    return images + _automatic_images(event)
+    asked_for = _image(event, "PostImage", event.change.after, event.registration.post_image)
+    return asked_for + _automatic_image(event)
 
 
 def _pre_images(event: Event) -> list[JsonObject]:
-    return _automatic_images(event) if event.change.message is Message.DELETE else []
+    """Of what was there before: nothing before a creation."""
+    if event.change.message is Message.CREATE:
+        return []
+    asked_for = _image(event, "PreImage", event.change.before, event.registration.pre_image)
+    return asked_for + (_automatic_image(event) if event.change.message is Message.DELETE else [])
 
 
-def _automatic_images(event: Event) -> list[JsonObject]:
+def _image(event: Event, name: str, values: Mapping[str, Any], columns: tuple[str, ...]) -> list[JsonObject]:
+    """The columns that the registration asks for, as far as they have a value, under a name of ours."""
+    if not columns:
+        return []
+    change = event.change
+    attributes = _attributes(event, {key: value for key, value in values.items() if value is not None}, columns)
+    attributes.append(pair(change.table.primary_id, change.record_id))
+    return [pair(name, entity(change.table, change.record_id, attributes))]
+
+
+def _automatic_image(event: Event) -> list[JsonObject]:
     if event.registration.mode is Mode.SYNCHRONOUS:
         return []
     change = event.change

@@ -14,6 +14,17 @@ from dynamics_sync.simulator.tables import JsonObject, Table
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
+_FIELDS = (
+    "url",
+    "entity",
+    "messages",
+    "authentication",
+    "mode",
+    "pre_image",
+    "post_image",
+    "filtering_attributes",
+    "name",
+)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _HEADER_VALUE = re.compile(r"[ -~]*", re.ASCII)
 
@@ -37,8 +48,8 @@ class Mode(StrEnum):
 class Registration:
     """A service endpoint, and a step for each of its messages. `steps` are the steps' ids.
 
-    With `filtering_attributes`, an update is told of only if it gives one of them. `post_image` names the columns that
-    the receiver is shown as they are after a change.
+    With `filtering_attributes`, an update is told of only if it gives one of them. `pre_image` and `post_image` name
+    the columns that the receiver is shown as they were before a change, and as they are after it.
     """
 
     id: str
@@ -49,6 +60,7 @@ class Registration:
     mode: Mode
     kind: AuthenticationKind
     _secrets: Mapping[str, str] = field(repr=False)
+    pre_image: tuple[str, ...] = ()
     post_image: tuple[str, ...] = ()
     filtering_attributes: tuple[str, ...] = ()
 
@@ -88,6 +100,7 @@ class Registration:
             "steps": dict(self.steps),
             "authentication": {"kind": self.kind, "names": list(self._secrets)},
             "mode": self.mode,
+            "pre_image": list(self.pre_image),
             "post_image": list(self.post_image),
             "filtering_attributes": list(self.filtering_attributes),
         }
@@ -99,9 +112,8 @@ def registration(declared: Mapping[str, Any], tables: Mapping[str, Table]) -> Re
     Raises:
         ValueError: a field is missing, unknown or has a wrong value; the message says which.
     """
-    known = ("url", "entity", "messages", "authentication", "mode", "post_image", "filtering_attributes", "name")
-    if unknown := set(declared) - set(known):
-        raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
+    if unknown := set(declared) - set(_FIELDS):
+        raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}; known are {', '.join(_FIELDS)}")
     table = tables.get(_text(declared, "entity"))
     if table is None:
         raise ValueError(f"entity must be one of {', '.join(tables)}")
@@ -116,6 +128,7 @@ def registration(declared: Mapping[str, Any], tables: Mapping[str, Table]) -> Re
         mode=_one_of(Mode, "mode", declared.get("mode", Mode.ASYNCHRONOUS)),
         kind=kind,
         _secrets=secrets,
+        pre_image=_columns(declared, "pre_image", table),
         post_image=_columns(declared, "post_image", table),
         filtering_attributes=_columns(declared, "filtering_attributes", table),
     )
