@@ -107,3 +107,21 @@ async def settled(client: Client) -> list[dict[str, Any]]:
 
     await eventually(are_settled)
     return await deliveries(client)
+
+
+async def fault(client: Client, **declared: Any) -> None:
+    answer = await client.control("POST", "faults", declared)
+    assert answer.status == 201, answer.document
+
+
+async def rename(client: Client, *names: str, key: str = "A1") -> list[int]:
+    return [(await client("PATCH", f"accounts(accountnumber='{key}')", {"name": name})).status for name in names]
+
+
+async def name_of(client: Client, key: str = "A1") -> str:
+    return str((await client("GET", f"accounts(accountnumber='{key}')")).document["name"])
+
+
+def told(receiver: Receiver) -> list[str]:
+    """The names, in the order of their arrival."""
+    return [one.attributes["name"] for one in receiver.received]

@@ -1,4 +1,4 @@
-"""How webhooks are delivered: attempts, time-outs, order, what goes wrong, and what it does to a write."""
+"""How webhooks are delivered: attempts, time-outs, size, order, and what goes wrong on purpose."""
 
 import asyncio
 from typing import Any
@@ -12,34 +12,14 @@ from dynamics_sync.simulator.webhooks.context import Event, Origin
 from dynamics_sync.simulator.webhooks.deliveries import Delivery, Sender
 from dynamics_sync.simulator.webhooks.registrations import registration
 
-from .receiver import Receiver, deliveries, register, settled
-from .wire import ROOT, TABLES, Answer, Client, StartClient, eventually
+from .receiver import Receiver, deliveries, fault, register, rename, settled, told
+from .wire import TABLES, Client, StartClient
 
-PATH = "accounts(accountnumber='A1')"
-TYPE = {"@odata.type": "Microsoft.Dynamics.CRM.account"}
 GOOD: dict[str, Any] = {
     "url": "http://localhost/hook",
     "entity": "account",
     "authentication": {"kind": "WebhookKey", "values": {"code": "k"}},
 }
-
-
-async def fault(client: Client, **declared: Any) -> None:
-    answer = await client.control("POST", "faults", declared)
-    assert answer.status == 201, answer.document
-
-
-async def rename(client: Client, *names: str, key: str = "A1") -> list[int]:
-    return [(await client("PATCH", f"accounts(accountnumber='{key}')", {"name": name})).status for name in names]
-
-
-async def name_of(client: Client, key: str = "A1") -> str:
-    return str((await client("GET", f"accounts(accountnumber='{key}')")).document["name"])
-
-
-def told(receiver: Receiver) -> list[str]:
-    """The names, in the order of their arrival."""
-    return [one.attributes["name"] for one in receiver.received]
 
 
 # Attempts
@@ -202,106 +182,7 @@ async def test_faults_that_cannot_be(client: Client, declared: dict[str, Any], s
     assert (answer.status, says in answer.document["error"]) == (400, True)
 
 
-# Synchronous
-
-
-async def test_a_write_waits_for_a_synchronous_receiver(client: Client, receiver: Receiver) -> None:
-    await rename(client, "a")
-    await register(client, receiver, mode="synchronous")
-    receiver.gate.clear()
-    writing = asyncio.create_task(rename(client, "b"))
-    await receiver.wait_for(1)
-    assert await name_of(client) == "a", "nobody sees what does not hold yet"
-    other = asyncio.create_task(rename(client, "c", key="A2"))
-    receiver.gate.set()
-    assert await writing == [204]
-    assert await other == [204]
-    assert [await name_of(client), await name_of(client, "A2")] == ["b", "c"]
-    row = (await client("GET", PATH)).document
-    assert row["@odata.etag"] == f'W/"{row["versionnumber"]}"'
-
-
-async def test_two_at_once_make_one_record_of_a_key(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="synchronous")
-    answers = await asyncio.gather(*(rename(client, name) for name in "abc"))
-    assert answers == [[204]] * 3
-    assert sorted(one.body["MessageName"] for one in receiver.received) == ["Create", "Update", "Update"]
-    assert (await client("GET", "accounts/$count")).body == b"1"
-
-
-async def test_a_synchronous_receiver_can_refuse(client: Client, receiver: Receiver) -> None:
-    await rename(client, "a")
-    before = (await client("GET", PATH)).document
-    await register(client, receiver, mode="synchronous")
-    for method, body in [("PATCH", {"name": "b"}), ("DELETE", None)]:
-        receiver.answers = [500]
-        answer = await client(method, PATH, body)
-        assert (answer.status, answer.code, "500" in answer.message) == (400, "0x80040265", True)
-    assert (await client("GET", PATH)).document == before, "with the etag that it had"
-    assert len(receiver.received) == 2, "what was sent cannot be recalled"
-    (record,) = (await client.control("GET", "records/accounts")).document
-    assert len(record["versions"]) == 1
-    assert [one["outcome"] for one in await deliveries(client)] == ["failed", "failed"]
-
-
-async def test_a_refused_creation_leaves_its_key_free(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="synchronous")
-    receiver.answers = [400]
-    assert await rename(client, "a") == [400]
-    assert (await client("GET", PATH)).status == 404
-    assert await rename(client, "b") == [204]
-    assert [one.body["MessageName"] for one in receiver.received] == ["Create", "Create"]
-
-
-async def test_a_refusal_undoes_the_whole_of_a_bulk_request(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="synchronous")
-    targets = [{**TYPE, "name": name} for name in ("a", "b", "c")]
-    receiver.answers = [200, 500]
-    answer = await client("POST", "accounts/Microsoft.Dynamics.CRM.CreateMultiple", {"Targets": targets})
-    assert answer.status == 400
-    assert told(receiver) == ["a", "b"]
-    assert (await client("GET", "accounts/$count")).body == b"0"
-
-
-async def test_a_refusal_in_a_batch_undoes_its_part_only(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="synchronous")
-    part = f"--b\nContent-Type: application/http\n\nPOST {ROOT}/accounts HTTP/1.1\n\n" + '{"name": "%s"}\n'
-    receiver.answers = [200, 500, 200]
-    answer = await client.batch("".join(part % name for name in "abc") + "--b--", Prefer="odata.continue-on-error")
-    assert [line.split()[1] for line in answer.body.decode().splitlines() if line.startswith("HTTP/1.1")] == [
-        "204",
-        "400",
-        "204",
-    ]
-    rows = (await client("GET", "accounts?$select=name")).document["value"]
-    assert [row["name"] for row in rows] == ["a", "c"]
-
-
-async def test_what_is_refused_is_not_told_to_others(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="asynchronous", name="later")
-    await register(client, receiver, mode="synchronous", name="first")
-    receiver.answers = [500]
-    assert await rename(client, "a") == [400]
-    assert [one["mode"] for one in await settled(client)] == ["synchronous"]
-    assert await rename(client, "b") == [204]
-    assert [one["mode"] for one in await settled(client)] == ["synchronous", "synchronous", "asynchronous"]
-
-
-async def test_a_synchronous_receiver_may_read_what_was_there_before(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver, mode="synchronous")
-    link = (await client("GET", "accounts?$select=name", Prefer="odata.track-changes")).document["@odata.deltaLink"]
-    receiver.gate.clear()
-    writing = asyncio.create_task(rename(client, "a"))
-    await receiver.wait_for(1)
-    answer = await client("GET", link.partition("v9.2/")[2])
-    receiver.gate.set()
-    await writing
-    assert answer.document["value"] == []
-    later = await client("GET", answer.document["@odata.deltaLink"].partition("v9.2/")[2])
-    assert [row["name"] for row in later.document["value"]] == ["a"], "no change is passed over"
-
-
-# Asynchronous deliveries and the writes that they tell of
+# Beside the writes that they tell of
 
 
 async def test_writes_do_not_wait_for_receivers(client: Client, receiver: Receiver) -> None:
@@ -359,107 +240,3 @@ async def test_stopping_interrupts_deliveries_and_starting_goes_on(receiver: Rec
         assert sorted(told(receiver)) == ["delayed", "sending", "sending"]
         assert {one["outcome"] for one in await settled(client)} == {"delivered"}
     assert simulator.unforeseen == []
-
-
-# What the Web API shows of it
-
-
-async def test_service_endpoints_and_their_steps(client: Client, receiver: Receiver) -> None:
-    query = "serviceendpoints?$filter=contract eq 8&$select=serviceendpointid,name,authtype,url"
-    assert (await client("GET", query)).document["value"] == []
-    key = await register(client, receiver, name="key")
-    header = await register(
-        client, receiver, name="header", authentication={"kind": "HttpHeader", "values": {"X-Key": "v"}}
-    )
-    text = await register(
-        client, receiver, name="text", authentication={"kind": "HttpQueryString", "values": {"k": "v"}}
-    )
-    rows = (await client("GET", query)).document["value"]
-    assert rows == [
-        {"serviceendpointid": one["id"], "name": one["name"], "authtype": kind, "url": receiver.url}
-        for one, kind in [(key, 4), (header, 5), (text, 6)]
-    ]
-    assert (await client("GET", f"serviceendpoints({key['id']})?$select=name")).document["name"] == "key"
-    assert (await client("GET", f"serviceendpoints({'0' * 8}-0000-0000-0000-{'0' * 12})")).status == 404
-    assert (await client("POST", "serviceendpoints", {})).status == 404
-    steps = f"sdkmessageprocessingsteps?$filter=_eventhandler_value eq {key['id']}&$select=sdkmessageprocessingstepid"
-    found = [row["sdkmessageprocessingstepid"] for row in (await client("GET", steps)).document["value"]]
-    assert found == list(key["steps"].values())
-
-
-async def failed_jobs(client: Client, step: str) -> Answer:
-    return await client(
-        "GET",
-        "asyncoperations?$orderby=completedon desc&$filter=statuscode eq 31 and _owningextensionid_value eq @step"
-        f"&$select=name,friendlymessage,errorcode,message,completedon&@step={step}",
-    )
-
-
-async def test_failed_deliveries_are_failed_system_jobs(client: Client, receiver: Receiver) -> None:
-    registration = await register(client, receiver)
-    receiver.answers = [200, 404]
-    await rename(client, "a")
-    await settled(client)
-    await rename(client, "b")
-    _, failed = await settled(client)
-    (job,) = (await failed_jobs(client, registration["steps"]["Update"])).document["value"]
-    assert job["asyncoperationid"] == failed["operation_id"] == receiver.received[1].body["OperationId"]
-    assert "404" in job["message"]
-    assert (await failed_jobs(client, registration["steps"]["Create"])).document["value"] == []
-    all_of_them = (await client("GET", "asyncoperations?$select=statuscode")).document["value"]
-    assert [row["statuscode"] for row in all_of_them] == [30, 31]
-
-
-async def test_what_is_on_its_way_is_a_job_in_progress(client: Client, receiver: Receiver) -> None:
-    await register(client, receiver)
-    receiver.gate.clear()
-    await rename(client, "a")
-    await receiver.wait_for(1)
-    (job,) = (await client("GET", "asyncoperations?$select=statuscode,completedon")).document["value"]
-    assert (job["statuscode"], job["completedon"]) == (20, None)
-
-    receiver.gate.set()
-
-    async def is_done() -> bool:
-        rows = (await client("GET", "asyncoperations?$filter=statuscode eq 30")).document["value"]
-        return len(rows) == 1
-
-    await eventually(is_done)
-
-
-# Registering
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"url": None}, "url"),
-        ({"url": "ftp://localhost"}, "http or https"),
-        ({"url": "http://a:b@localhost"}, "without credentials"),
-        ({"url": "nothing"}, "http or https"),
-        ({"url": "http://[", "name": "x"}, "url"),
-        ({"entity": "accounts"}, "entity must be one of account, contact, task"),
-        ({"messages": []}, "messages"),
-        ({"messages": ["Create", "Assign"]}, "messages must be one of Create, Update, Delete"),
-        ({"messages": "Create"}, "messages"),
-        ({"mode": "sometimes"}, "mode must be one of synchronous, asynchronous"),
-        ({"mode": []}, "mode"),
-        ({"authentication": None}, "authentication"),
-        ({"authentication": {"kind": "Signature", "values": {"a": "b"}}}, "authentication.kind must be one of Http"),
-        ({"authentication": {"kind": "HttpHeader", "values": {}}}, "authentication.values"),
-        ({"authentication": {"kind": "HttpHeader", "values": {"X": 1}}}, "authentication.values"),
-        ({"authentication": {"kind": "HttpHeader", "values": {"X Y": "1"}}}, "cannot be a header"),
-        ({"authentication": {"kind": "HttpHeader", "values": {"X": "1\r\nY: 2"}}}, "cannot be a header"),
-        ({"authentication": {"kind": "WebhookKey", "values": {"a": "1", "b": "2"}}}, "one value"),
-        ({"post_image": ["nothing"]}, "post_image: account has no column 'nothing'"),
-        ({"pre_image": ["nothing"]}, "pre_image: account has no column 'nothing'"),
-        ({"post_image": "name"}, "post_image must be a list"),
-        ({"filtering_attributes": [1]}, "filtering_attributes must be a list"),
-        ({"secret": "x"}, "unknown fields: secret"),
-    ],
-)
-async def test_malformed_registrations(client: Client, changes: dict[str, Any], says: str) -> None:
-    declared = {name: value for name, value in (GOOD | changes).items() if value is not None}
-    answer = await client.control("POST", "webhooks", declared)
-    assert (answer.status, says in answer.document["error"]) == (400, True), answer.document
-    assert (await client.control("GET", "webhooks")).document == []
