@@ -9,6 +9,7 @@ import pytest
 
 from dynamics_sync.simulator import Simulator, SimulatorConfig
 
+from .receiver import Receiver
 from .wire import TABLES, Client, Clock, StartClient
 
 
@@ -41,3 +42,9 @@ async def start() -> AsyncIterator[StartClient]:
 @pytest.fixture
 async def client(start: StartClient) -> Client:
     return await start()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver

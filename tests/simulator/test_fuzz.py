@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -22,6 +22,7 @@ from dynamics_sync.simulator.webapi import answer
 
 from .wire import ROOT, TABLES, Client
 
+Result = TypeVar("Result")
 A_GUID = "00000000-0000-0000-0000-0000000000a1"
 ROW: Mapping[str, Any] = {"name": "Ann", "size": 3, "share": 1.5, "ok": True, "none": None}
 
@@ -135,18 +136,23 @@ PIECES = [
 ]  # fmt: skip
 
 
+async def at_once(request: Request, work: Callable[[], Result]) -> Result:
+    return work()
+
+
 @given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join), st.sampled_from(["", "odata.continue-on-error"]))
 def test_no_batch_breaks_the_simulator(text: str, prefer: str) -> None:
     headers = {"content-type": "multipart/mixed; boundary=b", "prefer": prefer}
     request = Request("POST", "$batch", {}, headers, text.encode(), "http://localhost")
     with only_clients_mistakes():
-        assert run_batch(Store(TABLES, lambda: 0.0), request, answer).status < 500
+        assert asyncio.run(run_batch(Store(TABLES, lambda: 0.0), request, answer, at_once)).status < 500
 
 
 # The whole, over sockets
 
 names = st.sampled_from(
     ["accounts", "contacts", "WhoAmI", "EntityDefinitions", "sdkmessagefilters", "$batch", "BulkDelete", "nothing", ""]
+    + ["serviceendpoints", "asyncoperations", "sdkmessageprocessingsteps"]
 )
 keys = st.sampled_from(
     [
@@ -273,9 +279,10 @@ def test_no_request_breaks_the_simulator(
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from(["GET", "POST", "PUT", "DELETE"]),
+    st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE"]),
     st.sampled_from(
         ["_simulator/faults", "_simulator/credentials", "_simulator/records/x", "_simulator/", "t/oauth2/v2.0/token"]
+        + ["_simulator/webhooks", "_simulator/records/accounts", "_simulator/records/accounts/A1"]
     ),
     values.map(lambda document: json.dumps(document).encode()) | st.binary(max_size=60),
 )

@@ -1,13 +1,14 @@
 """Tables after Microsoft's examples, and a client that sends exactly what a test says."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Table
+from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Simulator, Table
 
 ROOT = "/api/data/v9.2"
 
@@ -19,6 +20,7 @@ ACCOUNTS = Table(
         Column("name", required=True, max_length=20),
         Column("accountnumber"),
         Column("revenue", ColumnKind.DECIMAL),
+        Column("creditlimit", ColumnKind.MONEY),
         Column("numberofemployees", ColumnKind.INTEGER),
         Column("creditonhold", ColumnKind.BOOLEAN),
         Column("opened", ColumnKind.DATE),
@@ -70,6 +72,15 @@ class Client:
         self.session = session
         self.url = url
         self.token: str | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, simulator: Simulator) -> AsyncIterator["Client"]:
+        """A client of a simulator that runs meanwhile."""
+        async with simulator, aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+            client = cls(session, simulator.url)
+            await client.sign_in()
+            yield client
 
     async def sign_in(self, secret: str = "demo") -> Answer:
         answer = await self.send_anything(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 from dynamics_sync.simulator import errors
@@ -14,7 +15,17 @@ from dynamics_sync.simulator.store import Store
 MAX_OPERATIONS = 1000
 
 Answer = Callable[[Store, Request], Reply]
+Result = TypeVar("Result")
 
+
+class Commit(Protocol):
+    """Does a piece of work that holds as a whole or not at all, on behalf of a request."""
+
+    async def __call__(self, request: Request, work: Callable[[], Result]) -> Result: ...
+
+
+_Done = tuple[int | None, tuple[str, bytes]]
+"""The status of a failure, and what is answered."""
 _BOUND_REFERENCE = re.compile(rb'(@odata\.bind"\s*:\s*")\$(\w+)(?=")')
 _REFERENCE = re.compile(r"/?\$(\w+)")
 
@@ -28,8 +39,10 @@ class BatchReply:
     body: bytes
 
 
-def run_batch(store: Store, request: Request, answer: Answer) -> BatchReply:
+async def run_batch(store: Store, request: Request, answer: Answer, commit: Commit) -> BatchReply:
     """Run the parts in order. Without `continue-on-error` the first failure ends it and gives the outer status.
+
+    A part of its own, and a change set as a whole, is committed before the next one runs.
 
     Raises:
         DataverseError: the body is no batch.
@@ -42,7 +55,7 @@ def run_batch(store: Store, request: Request, answer: Answer) -> BatchReply:
     status = 200
     for part in parts:
         run = _change_set if is_multipart(part) else _single
-        failed, reply = run(store, request, part, answer)
+        failed, reply = await run(store, request, part, answer, commit)
         replies.append(reply)
         if failed is not None and not go_on:
             status = failed
@@ -77,10 +90,10 @@ def _checked_parts(request: Request) -> list[Part]:
     return parts
 
 
-def _single(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[int | None, tuple[str, bytes]]:
+async def _single(store: Store, outer: Request, part: Part, answer: Answer, commit: Commit) -> _Done:
     try:
         inner = _request(outer, part, {})
-        reply = answer(store, inner)
+        reply = await commit(inner, lambda: answer(store, inner))
         outer.keys.extend(inner.keys)
     except errors.DataverseError as error:
         reply = error_reply(error, outer)
@@ -88,28 +101,34 @@ def _single(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[i
     return failed, written(reply, part.headers.get("content-id"))
 
 
-def _change_set(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[int | None, tuple[str, bytes]]:
+async def _change_set(store: Store, outer: Request, part: Part, answer: Answer, commit: Commit) -> _Done:
     """All of it or nothing; a failure is answered by one part for the whole set."""
-    replies: list[tuple[str, bytes]] = []
-    made: dict[str, str] = {}
-    keys: list[str] = []
     try:
-        with store.transaction():
-            for inner_part in split_parts(part.headers["content-type"], part.body):
-                content_id = inner_part.headers.get("content-id")
-                inner = _request(outer, inner_part, made)
-                if inner.method == "GET":
-                    raise errors.malformed("A change set must not contain a GET request.")
-                reply = answer(store, inner)
-                if content_id is not None and reply.wrote is not None:
-                    made[content_id] = reply.wrote
-                keys.extend(inner.keys)
-                replies.append(written(reply, content_id))
+        keys, replies = await commit(outer, lambda: _all_of(store, outer, part, answer))
     except errors.DataverseError as error:
         return error.status, written(error_reply(error, outer), None)
     outer.keys.extend(keys)
     boundary = f"changesetresponse_{uuid4()}"
     return None, (f"multipart/mixed; boundary={boundary}", joined(boundary, replies))
+
+
+def _all_of(store: Store, outer: Request, part: Part, answer: Answer) -> tuple[list[str], list[tuple[str, bytes]]]:
+    """The keys that a change set writes, and its replies."""
+    replies: list[tuple[str, bytes]] = []
+    made: dict[str, str] = {}
+    keys: list[str] = []
+    with store.transaction():
+        for inner_part in split_parts(part.headers["content-type"], part.body):
+            content_id = inner_part.headers.get("content-id")
+            inner = _request(outer, inner_part, made)
+            if inner.method == "GET":
+                raise errors.malformed("A change set must not contain a GET request.")
+            reply = answer(store, inner)
+            if content_id is not None and reply.wrote is not None:
+                made[content_id] = reply.wrote
+            keys.extend(inner.keys)
+            replies.append(written(reply, content_id))
+    return keys, replies
 
 
 def _request(outer: Request, part: Part, made: Mapping[str, str] | None) -> Request:
@@ -131,6 +150,7 @@ def _request(outer: Request, part: Part, made: Mapping[str, str] | None) -> Requ
     if not target.startswith("/"):
         target = f"{ROOT}/{target}"
     inner = request_from(words[0], target, headers, content, outer.base)
+    inner.user_id = outer.user_id
     if inner.path == "$batch":
         raise errors.malformed("A batch request must not contain a batch request.")
     return inner

@@ -33,6 +33,10 @@ class SimulatorConfig:
     """For faults that meet a share of the requests."""
     logged_requests: int = 200_000
     """How many requests `/_simulator/requests` remembers; older ones are forgotten."""
+    webhook_timeout_seconds: float = 60.0
+    """How long a webhook's receiver may take to answer."""
+    logged_deliveries: int = 10_000
+    """How many deliveries of webhooks are remembered; older ones are forgotten."""
     now: Callable[[], float] = time.time
     """Seconds since the epoch, for tokens, limits, records and the request log."""
 

@@ -12,11 +12,14 @@ from aiohttp import web
 
 from dynamics_sync.simulator.errors import DataverseError
 from dynamics_sync.simulator.faults import Faults
+from dynamics_sync.simulator.people import Edit, People
 from dynamics_sync.simulator.portal import Portal
+from dynamics_sync.simulator.records import Backup, Record
 from dynamics_sync.simulator.request_log import LoggedRequests
-from dynamics_sync.simulator.store import Backup, Record, Store
+from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.tokens import IdentityProvider
+from dynamics_sync.simulator.webhooks.pipeline import Webhooks
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -25,13 +28,21 @@ class Control:
     """The handlers."""
 
     def __init__(
-        self, store: Store, faults: Faults, identities: IdentityProvider, log: LoggedRequests, portal: Portal
+        self,
+        store: Store,
+        faults: Faults,
+        identities: IdentityProvider,
+        log: LoggedRequests,
+        portal: Portal,
+        webhooks: Webhooks,
     ) -> None:
         self._store = store
         self._faults = faults
         self._identities = identities
         self._log = log
         self._portal = portal
+        self._webhooks = webhooks
+        self._people = People(store, webhooks)
         self._backup: Backup | None = None
         self._handlers: dict[tuple[str, str], Handler] = {
             ("POST", "faults"): self._add_fault,
@@ -39,25 +50,34 @@ class Control:
             ("DELETE", "faults"): self._lift_faults,
             ("GET", "requests"): self._show_requests,
             ("DELETE", "requests"): self._forget_requests,
-            ("GET", "records"): self._show_records,
+            ("GET", "records/"): self._show_records,
+            ("POST", "records/"): self._edit,
+            ("PATCH", "records/"): self._edit,
+            ("DELETE", "records/"): self._edit,
             ("POST", "credentials"): self._change_credentials,
             ("POST", "backup"): self._back_up,
             ("POST", "restore"): self._restore,
             ("GET", "portal"): self._show_portal,
             ("POST", "portal"): self._change_portal,
+            ("POST", "webhooks"): self._register_webhook,
+            ("GET", "webhooks"): self._show_webhooks,
+            ("DELETE", "webhooks"): self._lift_webhooks,
+            ("GET", "webhooks/deliveries"): self._show_deliveries,
         }
 
     async def handle(self, request: web.Request) -> web.Response:
         """One control request; what is wrong with it is said in `error`."""
-        name, _, rest = request.match_info["path"].partition("/")
-        handler = self._handlers.get((request.method, name))
-        if handler is None or (rest and name != "records"):
+        path = request.match_info["path"]
+        handler = self._handlers.get((request.method, "records/" if path.startswith("records/") else path))
+        if handler is None:
             known = ", ".join(f"{method} /_simulator/{path}" for method, path in self._handlers)
-            return _problem(404, f"there is no {request.method} {request.path}; there is {known}/{{entity_set}}")
+            return _problem(404, f"there is no {request.method} {request.path}; there is {known}{{entity_set}}")
         try:
             return await handler(request)
         except ValueError as error:
             return _problem(400, str(error))
+        except DataverseError as error:
+            return _problem(error.status, error.message)
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         return web.json_response(asdict(self._faults.add(await _object(request))), status=201)
@@ -67,6 +87,7 @@ class Control:
 
     async def _lift_faults(self, _: web.Request) -> web.Response:
         self._faults.lift()
+        self._webhooks.release_held()
         return web.Response(status=204)
 
     async def _show_requests(self, _: web.Request) -> web.Response:
@@ -83,6 +104,31 @@ class Control:
         except DataverseError:
             return _problem(404, f"there is no entity set {entity_set!r}; there is {', '.join(self._store.tables)}")
         return web.json_response([_shown(table, record) for record in self._store.all(table)])
+
+    async def _edit(self, request: web.Request) -> web.Response:
+        """`{"attributes": {…}, "user": "…"}` as a person would, in the form that the Web API takes attributes in."""
+        wish = await _object(request) if request.can_read_body else {}
+        if unknown := set(wish) - {"attributes", "user"}:
+            raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
+        attributes, user = wish.get("attributes", {}), wish.get("user", "a person")
+        if not isinstance(attributes, dict) or not isinstance(user, str):
+            raise ValueError("attributes must be an object and user a text")
+        entity_set, _, key = request.match_info["path"].removeprefix("records/").partition("/")
+        await self._people.edit(Edit(request.method, entity_set, key, attributes, user))
+        return web.Response(status=204)
+
+    async def _register_webhook(self, request: web.Request) -> web.Response:
+        return web.json_response(self._webhooks.register(await _object(request)).document(), status=201)
+
+    async def _show_webhooks(self, _: web.Request) -> web.Response:
+        return web.json_response([one.document() for one in self._webhooks.registrations])
+
+    async def _lift_webhooks(self, _: web.Request) -> web.Response:
+        self._webhooks.lift()
+        return web.Response(status=204)
+
+    async def _show_deliveries(self, _: web.Request) -> web.Response:
+        return web.json_response([delivery.document() for delivery in self._webhooks.deliveries])
 
     async def _back_up(self, _: web.Request) -> web.Response:
         self._backup = self._store.back_up()

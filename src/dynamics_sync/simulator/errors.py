@@ -172,6 +172,11 @@ def duplicate_found() -> DataverseError:
     return DataverseError(412, "0x80040333", "A record was not created or updated because a duplicate already exists.")
 
 
+def webhook_failed(problem: str) -> DataverseError:
+    """What a writer is told when a synchronous webhook fails; the code is the one of steps in general."""
+    return DataverseError(400, "0x80040265", f"The webhook call failed, and nothing was changed. {problem}")
+
+
 def too_large() -> DataverseError:
     return DataverseError(413, "", "The request entity is too large.")
 

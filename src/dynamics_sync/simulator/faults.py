@@ -25,6 +25,19 @@ class FaultKind(StrEnum):
     """The connection is aborted after it was done."""
     GARBLED = "garbled"
     """200 with a page instead of an answer, and nothing is done."""
+    DUPLICATE = "duplicate"
+    """A webhook is sent twice."""
+    OUT_OF_ORDER = "out_of_order"
+    """A webhook waits until a later one of its registration was sent, or faults are lifted."""
+    LOST = "lost"
+    """A webhook is never sent."""
+    OVERSIZED = "oversized"
+    """A webhook is trimmed, as if it were too large."""
+
+
+OF_WEBHOOKS = frozenset({FaultKind.DUPLICATE, FaultKind.OUT_OF_ORDER, FaultKind.LOST, FaultKind.OVERSIZED})
+"""What can only happen to webhooks. A delay can happen to them too, if the fault says that it is for them."""
+OF_SYNCHRONOUS_WEBHOOKS = frozenset({FaultKind.DUPLICATE, FaultKind.OVERSIZED, FaultKind.DELAY})
 
 
 @dataclass(slots=True)
@@ -43,7 +56,8 @@ class Fault:
     code: str | None = None
     message: str | None = None
     path: str | None = None
-    """`token` for the token endpoint, `portal` for the portal's events; the Web API otherwise."""
+    """`token` for the token endpoint, `portal` for the portal's events, `webhooks` for what is sent; the Web API
+    otherwise."""
 
     @property
     def is_filtered(self) -> bool:
@@ -52,11 +66,15 @@ class Fault:
 
     def meets(self, method: str, entity_set: str, keys: Collection[str]) -> bool:
         """Whether it is meant for this Web API request. Keys are compared as Dataverse compares them."""
-        return (
-            self.path is None
-            and self.method in (None, method)
-            and self.entity_set in (None, entity_set)
-            and (self.key is None or self.key.casefold() in (key.casefold() for key in keys))
+        return self.path is None and self.method in (None, method) and self._is_meant_for(entity_set, keys)
+
+    def meets_webhook(self, entity_set: str, keys: Collection[str]) -> bool:
+        """Whether it is meant for what is sent of a change of this record, which goes by its id and its keys."""
+        return self.path == "webhooks" and self._is_meant_for(entity_set, keys)
+
+    def _is_meant_for(self, entity_set: str, keys: Collection[str]) -> bool:
+        return self.entity_set in (None, entity_set) and (
+            self.key is None or self.key.casefold() in (key.casefold() for key in keys)
         )
 
     def reply(self) -> Reply:
@@ -118,6 +136,12 @@ class Faults:
             if fault.path == "portal" and fault.method in (None, method) and fault.key in (None, key)
         )
 
+    def take_for_webhook(self, entity_set: str, keys: Collection[str], kinds: Collection[FaultKind]) -> Fault | None:
+        """The fault that meets a webhook, if it is one of these."""
+        return self._take(
+            fault for fault in self.standing if fault.kind in kinds and fault.meets_webhook(entity_set, keys)
+        )
+
     def _take(self, candidates: Iterable[Fault]) -> Fault | None:
         for fault in candidates:
             if fault.count == 0 or (fault.share is not None and self._random.random() >= fault.share):
@@ -165,11 +189,23 @@ def _fault(declared: Mapping[str, Any]) -> Fault:
         raise ValueError("count must be 1 or more")
     if not 0 <= fields.get("share", 0) <= 1:
         raise ValueError("share must lie between 0 and 1")
-    if fields.get("path", "token") not in ("token", "portal"):
-        raise ValueError("path can only be 'token' or 'portal'; without it a fault is for the Web API")
+    _check_path(fields)
     if not 0 <= fields.get("seconds", 0) <= 3600:
         raise ValueError("seconds must lie between 0 and 3600")
     if not 0 <= fields.get("retry_after", 0) <= 86400:
         raise ValueError("retry_after must lie between 0 and 86400 seconds")
     fields["method"] = fields["method"].upper() if "method" in fields else None
     return Fault(**{**fields, "kind": FaultKind(fields["kind"])})
+
+
+def _check_path(fields: dict[str, Any]) -> None:
+    kind = FaultKind(fields["kind"])
+    path = fields["path"] = fields.get("path", "webhooks" if kind in OF_WEBHOOKS else None)
+    if path not in (None, "token", "portal", "webhooks"):
+        raise ValueError("path can only be 'token', 'portal' or 'webhooks'; without it a fault is for the Web API")
+    if path == "webhooks" and kind not in (*OF_WEBHOOKS, FaultKind.DELAY):
+        raise ValueError(f"webhooks cannot have {kind}: let the receiver answer so, or not at all")
+    if path != "webhooks" and kind in OF_WEBHOOKS:
+        raise ValueError(f"{kind} is for webhooks only")
+    if path == "webhooks" and "method" in fields:
+        raise ValueError("method is for requests: webhooks are registered by message")

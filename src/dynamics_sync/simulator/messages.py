@@ -25,6 +25,8 @@ class Request:
     """Scheme and host, for addresses in replies."""
     keys: list[str] = field(default_factory=list)
     """The keys or ids that it writes, for the request log."""
+    user_id: str = ""
+    """Who asks."""
 
     @cached_property
     def prefer(self) -> dict[str, str]:

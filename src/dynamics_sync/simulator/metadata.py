@@ -7,14 +7,15 @@ from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import ROOT, Segment
 from dynamics_sync.simulator.bulk import PREFIX
 from dynamics_sync.simulator.messages import Reply, Request
-from dynamics_sync.simulator.queries import read_rows
+from dynamics_sync.simulator.queries import read_rows, select
 from dynamics_sync.simulator.store import Store
-from dynamics_sync.simulator.tables import Column, ColumnKind, JsonObject, Table
+from dynamics_sync.simulator.tables import Column, ColumnKind, JsonObject, SystemTable, Table
 
 _TYPES = {
     ColumnKind.TEXT: "String",
     ColumnKind.INTEGER: "Integer",
     ColumnKind.DECIMAL: "Decimal",
+    ColumnKind.MONEY: "Money",
     ColumnKind.BOOLEAN: "Boolean",
     ColumnKind.DATE: "DateTime",
     ColumnKind.DATETIME: "DateTime",
@@ -73,6 +74,20 @@ def message_filters(store: Store, request: Request) -> Reply:
     ]
     known = ("sdkmessagefilterid", "sdkmessageid/name", "primaryobjecttypecode")
     return read_rows(request, "sdkmessagefilters", rows, known, ["sdkmessagefilterid"])
+
+
+def system_rows(table: SystemTable, request: Request, segments: list[Segment]) -> Reply:
+    """All rows of a table of the environment's own, or one by its id."""
+    if len(segments) > 1:
+        raise errors.no_such_segment(segments[1].name)
+    rows, selected, key = table.rows(), select(request, table.columns, table.entity_set), segments[0].key
+    always = [table.primary_id] if selected else []
+    if key is None:
+        return read_rows(request, table.entity_set, rows, table.columns, [*selected, *always])
+    for row in rows:
+        if row[table.primary_id] == key.lower():
+            return Reply(200, {name: value for name, value in row.items() if not selected or name in selected})
+    raise errors.no_such_record(table.entity_set, key)
 
 
 def _list(request: Request, where: str, items: list[JsonObject]) -> Reply:

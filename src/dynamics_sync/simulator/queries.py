@@ -8,7 +8,7 @@ from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import ROOT
 from dynamics_sync.simulator.filters import parse_filter
 from dynamics_sync.simulator.messages import Reply, Request
-from dynamics_sync.simulator.store import Record
+from dynamics_sync.simulator.records import Record
 from dynamics_sync.simulator.tables import JsonObject, Table
 
 MAX_PAGE = 5000

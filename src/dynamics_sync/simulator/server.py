@@ -20,6 +20,8 @@ from dynamics_sync.simulator.service import WebApi
 from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tls import make_certificate
 from dynamics_sync.simulator.tokens import IdentityProvider, TokenError, discovery
+from dynamics_sync.simulator.webhooks.pipeline import Webhooks
+from dynamics_sync.simulator.webhooks.rows import system_tables
 
 MAX_BODY_BYTES = 116 * 1024 * 1024
 """Microsoft: "Use bulk operation messages", on message size limits."""
@@ -44,6 +46,15 @@ class Simulator:
         self._faults = Faults(config.seed)
         self._portal = Portal(config.now, self._faults)
         self._log: LoggedRequests = deque(maxlen=config.logged_requests)
+        self._webhooks = Webhooks(
+            self._store,
+            self._faults,
+            config.now,
+            config.webhook_timeout_seconds,
+            config.logged_deliveries,
+            self.unforeseen,
+        )
+        self._store.system_tables = system_tables(self._webhooks)
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,7 +79,7 @@ class Simulator:
         application.router.add_get("/{tenant}/v2.0/.well-known/openid-configuration", self._discovery)
         application.router.add_post("/portal/v1/events", self._portal.events)
         application.router.add_get("/portal/mentors", self._portal.mentors)
-        control = Control(self._store, self._faults, self._identities, self._log, self._portal)
+        control = Control(self._store, self._faults, self._identities, self._log, self._portal, self._webhooks)
         application.router.add_route("*", "/_simulator/{path:.*}", control.handle)
         application.router.add_route("*", "/api/data/{path:.*}", self._web_api)
         application.router.add_route("*", "/{path:.*}", self._elsewhere)
@@ -81,8 +92,16 @@ class Simulator:
         self._runner = runner
         self.url = f"{'http' if context is None else 'https'}://{self._config.host}:{runner.addresses[0][1]}"
         self._service = WebApi(
-            self._store, self._identities, self._limits, self._faults, self._log, self._config.now, self.url
+            self._store,
+            self._identities,
+            self._limits,
+            self._faults,
+            self._log,
+            self._webhooks,
+            self._config.now,
+            self.url,
         )
+        self._webhooks.start(self.url)
 
     async def stop(self) -> None:
         """Cut all connections and stop listening. What is stored stays, so that it can start again."""
@@ -90,6 +109,7 @@ class Simulator:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        await self._webhooks.stop()
 
     async def _web_api(self, http: web.Request) -> web.StreamResponse:
         return await self._service.handle(http)

@@ -13,9 +13,12 @@ from dynamics_sync.simulator.connections import Cut, break_off, client_base, cut
 from dynamics_sync.simulator.faults import Fault, FaultKind, Faults
 from dynamics_sync.simulator.limits import LimitKeeper
 from dynamics_sync.simulator.messages import Reply, Request, error_reply, request_from
+from dynamics_sync.simulator.organization import user_id
 from dynamics_sync.simulator.request_log import LoggedRequest, LoggedRequests
 from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tokens import IdentityProvider
+from dynamics_sync.simulator.webhooks.commit import RequestCommit
+from dynamics_sync.simulator.webhooks.pipeline import Webhooks
 
 _BEFORE_ANYTHING = (FaultKind.TIMEOUT, FaultKind.RESET, FaultKind.GARBLED)
 _ANONYMOUS = ""
@@ -39,6 +42,7 @@ class WebApi:
         limits: LimitKeeper,
         faults: Faults,
         log: LoggedRequests,
+        webhooks: Webhooks,
         now: Callable[[], float],
         base: str,
     ) -> None:
@@ -47,6 +51,7 @@ class WebApi:
         self._limits = limits
         self._faults = faults
         self._log = log
+        self._webhooks = webhooks
         self._now = now
         self._base = base
 
@@ -78,6 +83,7 @@ class WebApi:
         user = self._identities.user_of(http.headers.get("Authorization"))
         if user is None:
             return self._unauthorized(client_base(http, self._base))
+        request.user_id = user_id(user)
         return await self._admitted(http, request, user, fault)
 
     async def _admitted(self, http: web.Request, request: Request, user: str, fault: Fault | None) -> web.Response:
@@ -91,7 +97,7 @@ class WebApi:
         try:
             if fault is not None and fault.kind is FaultKind.DELAY:
                 await asyncio.sleep(fault.seconds)
-            response = self._answer(request, user, late)
+            response = await self._answer(request, user, late)
             if late and late[-1] is not fault and late[-1].kind is FaultKind.DELAY:
                 await asyncio.sleep(late[-1].seconds)
         except BrokenOff as broken:
@@ -122,15 +128,16 @@ class WebApi:
         inner = (one for one in batch_requests(request) if one.method != "GET")
         return [key for one in inner for key in webapi.named_keys(self._store, one)]
 
-    def _answer(self, request: Request, user: str, late: list[Fault]) -> web.Response:
+    async def _answer(self, request: Request, user: str, late: list[Fault]) -> web.Response:
+        commit = RequestCommit(self._webhooks, request)
+
+        def answer_part(store: Store, part: Request) -> Reply:
+            return self._answer_part(store, part, late)
+
         try:
             if request.path != "$batch":
-                return self._send(webapi.answer(self._store, request), user)
-
-            def answer_part(store: Store, part: Request) -> Reply:
-                return self._answer_part(store, part, late)
-
-            batch = run_batch(self._store, request, answer_part)
+                return self._send(await commit(request, lambda: webapi.answer(self._store, request)), user)
+            batch = await run_batch(self._store, request, answer_part, commit)
             return self._sent(batch.status, batch.body, batch.content_type, {}, user)
         except errors.DataverseError as error:
             return self._send(error_reply(error, request), user)

@@ -2,49 +2,35 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.simulator import errors
 from dynamics_sync.simulator.addresses import Locator
-from dynamics_sync.simulator.tables import JsonObject, Table
+from dynamics_sync.simulator.records import Backup, Change, Deletion, Message, Record
+from dynamics_sync.simulator.tables import JsonObject, SystemTable, Table
 
 KeyValues = tuple[str, tuple[Any, ...]]
 """Name of an alternate key, and its columns' values in the key's order."""
 
-
-@dataclass(slots=True)
-class Record:
-    """One record, and every version that was ever written of it."""
-
-    id: str
-    attributes: JsonObject
-    version: int
-    versions: list[JsonObject] = field(default_factory=list)
-
-    @property
-    def etag(self) -> str:
-        """Weak and opaque: it only means equal or not equal."""
-        return f'W/"{self.version}"'
+Step = tuple[Callable[[], None], Callable[[], None]]
+"""How to do a change, and how to undo it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Deletion:
-    """That a record went, for change tracking."""
+class Trial:
+    """Changes that were made and undone again."""
 
-    id: str
-    version: int
+    changes: list[Change]
+    steps: list[Step]
 
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """An environment as it was."""
-
-    version: int
-    records: dict[str, dict[str, Record]]
-    deletions: dict[str, list[Deletion]]
+    def redo(self) -> None:
+        """Make them hold. Nothing may have changed since."""
+        for do, _ in self.steps:
+            do()
 
 
 class Store:
@@ -52,12 +38,15 @@ class Store:
 
     def __init__(self, tables: tuple[Table, ...], now: Callable[[], float]) -> None:
         self.tables = {table.entity_set: table for table in tables}
+        self.system_tables: Mapping[str, SystemTable] = {}
+        """By entity set, like the others."""
         self.version = 900_000
         self._now = now
         self._records: dict[str, dict[str, Record]] = {table.entity_set: {} for table in tables}
         self._keys: dict[str, dict[KeyValues, str]] = {table.entity_set: {} for table in tables}
         self._deletions: dict[str, list[Deletion]] = {table.entity_set: [] for table in tables}
-        self._undo: list[Callable[[], None]] | None = None
+        self._steps: list[Step] | None = None
+        self._changes: list[Change] | None = None
 
     def table(self, entity_set: str) -> Table:
         """The table of an entity set; DataverseError 404 if there is none."""
@@ -103,31 +92,24 @@ class Store:
         values |= {"statecode": 0, "statuscode": 1, "createdon": self._timestamp()} | dict(attributes)
         self._check_keys(table, values, new_id)
         record = records[new_id] = Record(new_id, {}, 0)
-        self._on_undo(lambda: records.__delitem__(new_id))
-        self._write(table, record, values)
+        if self._steps is not None:
+            self._steps.append((partial(records.__setitem__, new_id, record), partial(records.__delitem__, new_id)))
+        self._write(Message.CREATE, table, record, values, attributes)
         return record
 
     def update(self, table: Table, record: Record, attributes: Mapping[str, Any]) -> Record:
         """Change some attributes; DataverseError 412 if a key is taken."""
         values = record.attributes | dict(attributes)
         self._check_keys(table, values, record.id)
-        self._write(table, record, values)
+        self._write(Message.UPDATE, table, record, values, attributes)
         return record
 
     def delete(self, table: Table, record: Record) -> None:
         """Let a record go."""
-        records, deletions = self._records[table.entity_set], self._deletions[table.entity_set]
-        self._forget_keys(table, record)
-        del records[record.id]
-        self.version += 1
-        deletions.append(Deletion(record.id, self.version))
-
-        def restore() -> None:
-            deletions.pop()
-            records[record.id] = record
-            self._note_keys(table, record)
-
-        self._on_undo(restore)
+        self._remove(table, record)
+        if self._steps is not None:
+            self._steps.append((partial(self._remove, table, record), partial(self._put_back, table, record)))
+        self._tell(Message.DELETE, table, record.id, {}, record.attributes, {})
 
     def back_up(self) -> Backup:
         """Everything as it is now."""
@@ -147,59 +129,111 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes within hold, or none. A transaction within another one is part of it."""
-        if self._undo is not None:
+        if self._steps is not None:
             yield
             return
-        self._undo = []
+        steps = self._steps = []
         try:
             yield
         except BaseException:
-            for step in reversed(self._undo):
-                step()
+            _undo(steps)
             raise
         finally:
-            self._undo = None
+            self._steps = None
 
-    def _write(self, table: Table, record: Record, values: JsonObject) -> None:
+    @contextmanager
+    def recording(self) -> Iterator[list[Change]]:
+        """The changes that are made within."""
+        changes = self._changes = []
+        try:
+            yield changes
+        finally:
+            self._changes = None
+
+    @contextmanager
+    def trial(self) -> Iterator[Trial]:
+        """Changes within are undone at the end, so that nobody sees them until they are done again."""
+        with self.recording() as changes:
+            trial = Trial(changes, [])
+            self._steps = trial.steps
+            try:
+                yield trial
+            finally:
+                self._steps = None
+                _undo(trial.steps)
+
+    def _write(
+        self, message: Message, table: Table, record: Record, values: JsonObject, given: Mapping[str, Any]
+    ) -> None:
         before, version = record.attributes, record.version
+        values["modifiedon"] = self._timestamp()
+        values["versionnumber"] = self.version + 1
+        self._advance(table, record, values, self._now())
+        if self._steps is not None:
+            do = partial(self._advance, table, record, values, self._now())
+            self._steps.append((do, partial(self._set_back, table, record, before, version)))
+        self._tell(message, table, record.id, given, before, values)
+
+    def _advance(self, table: Table, record: Record, values: JsonObject, at: float) -> None:
         self._forget_keys(table, record)
         self.version += 1
-        record.version = self.version
-        values["modifiedon"] = self._timestamp()
-        values["versionnumber"] = self.version
-        record.attributes = values
-        record.versions.append({"at": self._now(), "etag": record.etag, "attributes": values})
+        record.attributes, record.version = values, self.version
+        record.versions.append({"at": at, "etag": record.etag, "attributes": values})
         self._note_keys(table, record)
 
-        def restore() -> None:
-            self._forget_keys(table, record)
-            record.attributes, record.version = before, version
-            record.versions.pop()
-            self._note_keys(table, record)
+    def _set_back(self, table: Table, record: Record, values: JsonObject, version: int) -> None:
+        self._forget_keys(table, record)
+        self.version -= 1
+        record.attributes, record.version = values, version
+        record.versions.pop()
+        self._note_keys(table, record)
 
-        self._on_undo(restore)
+    def _remove(self, table: Table, record: Record) -> None:
+        self._forget_keys(table, record)
+        del self._records[table.entity_set][record.id]
+        self.version += 1
+        self._deletions[table.entity_set].append(Deletion(record.id, self.version))
+
+    def _put_back(self, table: Table, record: Record) -> None:
+        self._deletions[table.entity_set].pop()
+        self.version -= 1
+        self._records[table.entity_set][record.id] = record
+        self._note_keys(table, record)
 
     def _check_keys(self, table: Table, values: Mapping[str, Any], record_id: str) -> None:
         taken = self._keys[table.entity_set]
-        for key in _key_values(table, values):
+        for key in key_values(table, values):
             if taken.get(key, record_id) != record_id:
                 columns = next(known.columns for known in table.alternate_keys if known.name == key[0])
                 raise errors.key_violated(key[0], ", ".join(columns))
 
     def _note_keys(self, table: Table, record: Record) -> None:
-        for key in _key_values(table, record.attributes):
+        for key in key_values(table, record.attributes):
             self._keys[table.entity_set][key] = record.id
 
     def _forget_keys(self, table: Table, record: Record) -> None:
-        for key in _key_values(table, record.attributes):
+        for key in key_values(table, record.attributes):
             self._keys[table.entity_set].pop(key, None)
 
-    def _on_undo(self, step: Callable[[], None]) -> None:
-        if self._undo is not None:
-            self._undo.append(step)
+    def _tell(
+        self,
+        message: Message,
+        table: Table,
+        record_id: str,
+        given: Mapping[str, Any],
+        before: Mapping[str, Any],
+        after: Mapping[str, Any],
+    ) -> None:
+        if self._changes is not None:
+            self._changes.append(Change(message, table, record_id, given, before, after, self._now()))
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _undo(steps: list[Step]) -> None:
+    for _, undo in reversed(steps):
+        undo()
 
 
 def _copy(record: Record) -> Record:
@@ -207,8 +241,8 @@ def _copy(record: Record) -> Record:
     return replace(record, versions=list(record.versions))
 
 
-def _key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:
-    """Each key of which every column has a value."""
+def key_values(table: Table, values: Mapping[str, Any]) -> Iterator[KeyValues]:
+    """Each alternate key of which every column has a value; text in the form in which keys are compared."""
     for key in table.alternate_keys:
         parts = tuple(_fold(values.get(table.columns_by_name[name].read_name)) for name in key.columns)
         if None not in parts:

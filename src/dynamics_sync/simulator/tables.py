@@ -1,6 +1,6 @@
 """Tables, columns and keys: what a simulated environment is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -15,6 +15,7 @@ class ColumnKind(StrEnum):
     TEXT = "text"
     INTEGER = "integer"
     DECIMAL = "decimal"
+    MONEY = "money"
     BOOLEAN = "boolean"
     DATE = "date"
     DATETIME = "datetime"
@@ -136,3 +137,13 @@ class Table:
     def key_of(self, names: frozenset[str]) -> AlternateKey | None:
         """The alternate key of exactly these columns."""
         return self._keys_by_columns.get(names)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTable:
+    """A table of the environment's own, which the Web API only shows. `columns` are its properties."""
+
+    entity_set: str
+    primary_id: str
+    columns: tuple[str, ...]
+    rows: Callable[[], list[JsonObject]]

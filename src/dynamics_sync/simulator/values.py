@@ -96,6 +96,7 @@ _KINDS: dict[ColumnKind, tuple[str, Callable[[object], Any]]] = {
     ColumnKind.TEXT: ("Edm.String", _text),
     ColumnKind.INTEGER: ("Edm.Int32", _integer),
     ColumnKind.DECIMAL: ("Edm.Decimal", _number),
+    ColumnKind.MONEY: ("Edm.Decimal", _number),
     ColumnKind.BOOLEAN: ("Edm.Boolean", _boolean),
     ColumnKind.DATE: ("Edm.Date", _date),
     ColumnKind.DATETIME: ("Edm.DateTimeOffset", moment),

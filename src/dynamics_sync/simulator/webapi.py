@@ -8,15 +8,11 @@ from dynamics_sync.simulator.bulk import bulk_keys, run_bulk
 from dynamics_sync.simulator.bulk_delete import run_bulk_delete
 from dynamics_sync.simulator.changes import read_changes, wants_changes
 from dynamics_sync.simulator.messages import Reply, Request
+from dynamics_sync.simulator.organization import BUSINESS_UNIT_ID, ORGANIZATION_ID
 from dynamics_sync.simulator.queries import read_count, read_page, read_record
 from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tables import Table
 
-WHO_AM_I = {
-    "BusinessUnitId": "3f6b2c1e-0000-4000-8000-000000000001",
-    "UserId": "3f6b2c1e-0000-4000-8000-000000000002",
-    "OrganizationId": "3f6b2c1e-0000-4000-8000-000000000003",
-}
 _READ_ONLY = ("", "WhoAmI", "WhoAmI()", "EntityDefinitions", "sdkmessagefilters")
 
 
@@ -28,7 +24,7 @@ def answer(store: Store, request: Request) -> Reply:
     """
     segments = split_path(request.path) if request.path else [Segment("", None)]
     name, key = segments[0].name, segments[0].key
-    if name in _READ_ONLY:
+    if name in _READ_ONLY or name in store.system_tables:
         return _read_only(store, request, segments)
     if name == "BulkDelete" and len(segments) == 1:
         return run_bulk_delete(store, request)
@@ -65,7 +61,10 @@ def _read_only(store: Store, request: Request, segments: list[Segment]) -> Reply
             return metadata.entity_definitions(store, request, segments)
         case "sdkmessagefilters":
             return metadata.message_filters(store, request)
-    return Reply(200, WHO_AM_I)
+        case name if name in store.system_tables:
+            return metadata.system_rows(store.system_tables[name], request, segments)
+    ids = {"BusinessUnitId": BUSINESS_UNIT_ID, "UserId": request.user_id, "OrganizationId": ORGANIZATION_ID}
+    return Reply(200, ids)
 
 
 def _collection(store: Store, request: Request, table: Table, segments: list[Segment]) -> Reply:

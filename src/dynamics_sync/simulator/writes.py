@@ -12,7 +12,8 @@ from dynamics_sync.simulator.addresses import Locator, key_text, record_address,
 from dynamics_sync.simulator.attributes import attributes, check_required, check_state
 from dynamics_sync.simulator.messages import Reply, Request
 from dynamics_sync.simulator.queries import entity
-from dynamics_sync.simulator.store import Record, Store
+from dynamics_sync.simulator.records import Record
+from dynamics_sync.simulator.store import Store
 from dynamics_sync.simulator.tables import JsonObject, Table
 from dynamics_sync.simulator.values import guid, is_guid
 
