@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import typer
 
+from dynamics_sync.cli.access import access_commands
 from dynamics_sync.cli.circuit import circuit_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
@@ -26,6 +27,7 @@ for command in (migrate, run, simulator, demo, status, reconcile):
     commands.command()(command)
 commands.add_typer(queue_commands, name="queue")
 commands.add_typer(circuit_commands, name="circuit")
+commands.add_typer(access_commands, name="access")
 
 
 def main() -> NoReturn:
