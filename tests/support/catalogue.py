@@ -53,7 +53,8 @@ from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = a
 
 DEFINITIONS: LiteralString = """
 select 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid)
-from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = any(%(schemas)s) and p.prokind in ('f', 'p')
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = any(%(schemas)s)
+  and p.prokind in ('f', 'p')
 union all
 select 'column', format('%%I.%%I.%%I', n.nspname, c.relname, a.attname), concat_ws(' ',
   a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
@@ -75,16 +76,19 @@ from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.
 where n.nspname = any(%(schemas)s) and not t.tgisinternal
 union all
 select 'view', c.oid::regclass::text, pg_get_viewdef(c.oid)
-from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = any(%(schemas)s) and c.relkind in ('v', 'm')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = any(%(schemas)s)
+  and c.relkind in ('v', 'm')
 """
 
 ROLES: LiteralString = """
 select 'role', to_jsonb(r)::text from pg_roles r where r.rolname !~ '^pg_'
 union all
-select 'membership', format('%%s in %%s by %%s %%s', m.member::regrole, m.roleid::regrole, m.grantor::regrole, m.admin_option)
+select 'membership',
+  format('%%s in %%s by %%s %%s', m.member::regrole, m.roleid::regrole, m.grantor::regrole, m.admin_option)
 from pg_auth_members m
 union all
-select 'default privilege', format('%%s %%s %%s %%s', d.defaclrole::regrole, d.defaclnamespace, d.defaclobjtype, d.defaclacl)
+select 'default privilege',
+  format('%%s %%s %%s %%s', d.defaclrole::regrole, d.defaclnamespace, d.defaclobjtype, d.defaclacl)
 from pg_default_acl d
 """
 

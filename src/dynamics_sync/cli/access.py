@@ -10,9 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
+from dynamics_sync import app
+from dynamics_sync.certifications.access_audit import Access, recent
 from dynamics_sync.cli.output import AsJson, Reason, console, print_json, warn, with_stores
+from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.postgres.access import Frozen, Way, WayKind
 from dynamics_sync.postgres.audit import Operator
+from dynamics_sync.postgres.connections import transaction
 from dynamics_sync.settings import operator_name
 
 access_commands = typer.Typer(help="Who gets at what: close a table at once, and see who did.", no_args_is_help=True)
@@ -24,9 +28,9 @@ Relation = Annotated[str, typer.Argument(metavar="TABLE|VIEW", help="As SQL name
 def access_freeze(relation: Relation, reason: Reason = None, as_json: AsJson = False) -> None:
     """Close a table or view to anon and authenticated at once. `thaw` gives back exactly what was taken.
 
-    What has begun ends as it began: statements, cursors and transactions that have used it before may read on until they
-    end; over Supabase's API that is a request, of seconds. All else is refused, also on open connections, and what was
-    prepared. service_role and the worker go on. Exit status 1 if it could not be closed.
+    What has begun ends as it began: statements, cursors and transactions that have used it before may read on until
+    they end; over Supabase's API that is a request, of seconds. All else is refused, also on open connections, and what
+    was prepared. service_role and the worker go on. Exit status 1 if it could not be closed.
     """
     operator = Operator(operator_name(), reason)
     name, ways = with_stores(lambda stores: stores.access.freeze(relation, operator))
@@ -66,10 +70,43 @@ def access_list(as_json: AsJson = False) -> None:
         console.print(_table(found))
 
 
+@access_commands.command("audit")
+def access_audit(
+    since: Annotated[datetime | None, typer.Option("--since", help="From this day or moment (UTC) on.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Who read or wrote records without being confined to their chapter, newest first: no values."""
+    start = since.replace(tzinfo=UTC) if since else None
+
+    async def look(stores: app.Stores) -> list[Access] | None:
+        async with transaction(stores.pool) as connection:
+            return await recent(connection, start, limit)
+
+    found = with_stores(look)
+    if found is None:
+        raise ConfigurationError("There is no access audit: the certifications that ship are not used here.")
+    if as_json:
+        print_json([asdict(access) for access in found])
+        return
+    if not found:
+        console.print("Nobody reached across chapters or organisations.")
+        return
+    table = Table("when and who", Column("what", overflow="fold"), box=SIMPLE_HEAD)
+    for access in found:
+        who = access.actor if access.actor.startswith(access.acting_as) else f"{access.actor}\n{access.acting_as}"
+        what = f"{access.kind} {access.table_name}\n{access.record_id or 'all records'}"
+        why = f"\n{escape(access.reason)}" if access.reason else ""
+        table.add_row(f"{_moment(access.at)}\n{escape(who)}", escape(what) + why, end_section=True)
+    console.print(table)
+    if len(found) == limit:
+        console.print(f"These are the newest {limit}. `--limit` shows more.")
+
+
 def _table(found: Sequence[Frozen]) -> Table:
     table = Table(Column("table or view", overflow="fold"), "what happened", box=SIMPLE_HEAD)
     for frozen in found:
-        lines = [f"[bold]{_state(frozen)}[/]", f"since {moment(frozen.frozen_at)} by {escape(frozen.frozen_by)}"]
+        lines = [f"[bold]{_state(frozen)}[/]", f"since {_moment(frozen.frozen_at)} by {escape(frozen.frozen_by)}"]
         lines += [escape(frozen.reason)] if frozen.reason else []
         lines += [escape(_in_words(frozen.name, way)) for way in frozen.ways]
         table.add_row(escape(frozen.name), "\n".join(lines), end_section=True)
@@ -101,5 +138,5 @@ def _in_words(name: str, way: Way) -> str:
             )
 
 
-def moment(at: datetime) -> str:
+def _moment(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
