@@ -273,9 +273,14 @@ def test_the_command_lists_the_newest_first(database: str, organisation: Organis
     assert "yearly report" in run("access", "audit", cwd=tmp_path, database_url=database).stdout
 
 
-def test_without_the_certifications_that_ship_there_is_no_audit(empty_database: str, tmp_path: Path) -> None:
+def test_without_the_certifications_that_ship_there_is_no_audit_but_the_switch_works(
+    empty_database: str, tmp_path: Path
+) -> None:
     own = tmp_path / "mapping.toml"
     own.write_text("")
     settings = {"database_url": empty_database, "mapping": str(own)}
     run("migrate", cwd=tmp_path, **settings)
     refused(run("access", "audit", cwd=tmp_path, **settings), "the certifications that ship are not used here")
+    with psycopg.connect(empty_database, autocommit=True) as owner:
+        owner.execute("create table public.certifications (code text); grant select on public.certifications to anon")
+        assert owner.execute("select * from dynamics_sync.freeze('public.certifications')").fetchall() == []

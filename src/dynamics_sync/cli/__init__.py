@@ -7,6 +7,7 @@ import typer
 
 from dynamics_sync.cli.access import access_commands
 from dynamics_sync.cli.circuit import circuit_commands
+from dynamics_sync.cli.migrations import migration_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
 from dynamics_sync.cli.reconcile import reconcile
@@ -28,6 +29,7 @@ for command in (migrate, run, simulator, demo, status, reconcile):
 commands.add_typer(queue_commands, name="queue")
 commands.add_typer(circuit_commands, name="circuit")
 commands.add_typer(access_commands, name="access")
+commands.add_typer(migration_commands, name="migrations")
 
 
 def main() -> NoReturn:

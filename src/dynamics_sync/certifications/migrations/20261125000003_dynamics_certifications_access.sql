@@ -4,6 +4,8 @@
 -- The functions that policies ask run as service_role, as row-level security would hide the memberships from them. No
 -- role but service_role may use their schema, so that nobody calls them by name.
 do $do$
+declare
+  installer constant name := current_user;
 begin
   grant usage, create on schema dynamics_certifications to service_role;
   set local role service_role;
@@ -80,7 +82,7 @@ begin
   grant execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
     dynamics_certifications.known_organisations, dynamics_certifications.own_mentors,
     dynamics_certifications.manages_mentor to authenticated;
-  reset role;
+  perform set_config('role', installer, true);
   revoke create on schema dynamics_certifications from service_role;
 end
 $do$;

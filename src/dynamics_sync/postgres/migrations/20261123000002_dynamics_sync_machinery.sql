@@ -539,7 +539,8 @@ begin
   $$;
   revoke execute on function dynamics_sync.keys_of from public, anon, authenticated, service_role;
   execute format('grant execute on function dynamics_sync.keys_of to %I', installer);
-  reset role;
+  -- Not `reset role`: Supabase's tool logs in as another role, which only takes that of the owner.
+  perform set_config('role', installer, true);
   revoke all on schema dynamics_sync from service_role;
 end
 $do$;
