@@ -35,5 +35,5 @@ def test_a_file_of_the_same_name_or_version_is_not_replaced_and_nothing_is_writt
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot be written: Not a directory. Name another folder"):
+    with pytest.raises(ConfigurationError, match=r"cannot be written: Not a directory\. Name another folder"):
         export_migrations(tmp_path / "file" / "migrations", [MACHINERY])
