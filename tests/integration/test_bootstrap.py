@@ -110,6 +110,19 @@ def test_the_exported_files_make_what_migrate_makes(supabase: str, tmp_path: Pat
         assert asyncio.run(migrate(address, EVERYTHING)) == []
 
 
+def test_supabases_owner_freezes_and_thaws_without_being_superuser(supabase: str) -> None:
+    with migrated(supabase, GRANT_ON_EVERYTHING_NEW) as owner:
+        owner.execute("create table public.things (id int); grant select (id) on public.things to anon")
+        owner.execute("set role authenticated; grant select on public.things to anon; reset role")
+        for relation in ("public.things", "public.certifications"):
+            before = catalogue.rights(owner, "public")
+            frozen = owner.execute("select kind from dynamics_sync.freeze(%s::regclass)", [relation]).fetchall()
+            assert ("rights",) not in frozen
+            assert {row[3] for row in before ^ catalogue.rights(owner, "public")} <= {"anon", "authenticated"}
+            owner.execute("select dynamics_sync.thaw(%s::regclass)", [relation])
+            assert catalogue.rights(owner, "public") == before
+
+
 def test_with_a_mapping_of_ones_own_only_the_machinery_is_exported(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text("")
     run("migrations", "export", "migrations", cwd=tmp_path, mapping="own.toml")

@@ -128,6 +128,20 @@ def test_open_connections_are_closed_out_at_once_and_get_back_exactly_what_they_
     ]
 
 
+@pytest.mark.every_postgres
+def test_frozen_twice_and_thawed_all_rights_are_as_they_were(owner: Connection) -> None:
+    before = rights(owner, "public")
+    ways(owner, "public.people")
+    assert {row[3] for row in rights(owner, "public") if str(row[1]).startswith("public.people")} == {
+        "postgres",
+        "service_role",
+    }
+    ways(owner, "public.people")
+    assert owner.execute("select * from dynamics_sync.thaw('public.people')").fetchall() == []
+    assert rights(owner, "public") == before
+    assert owner.execute("select from dynamics_sync.frozen_rights").fetchall() == []
+
+
 def test_a_cursor_that_was_open_delivers_its_rows_and_the_next_transaction_none(
     database: str, owner: Connection
 ) -> None:
@@ -161,6 +175,13 @@ def test_what_is_granted_meanwhile_stays_when_it_is_thawed(owner: Connection) ->
     before = rights(owner, "public")
     owner.execute("select dynamics_sync.thaw('public.people')")
     assert rights(owner, "public") > before
+
+
+def test_what_can_no_longer_be_given_back_is_told(owner: Connection) -> None:
+    ways(owner, "public.people")
+    owner.execute("alter table public.people drop column email cascade")
+    lost = owner.execute("select privilege, column_name, grantee from dynamics_sync.thaw('public.people')").fetchall()
+    assert lost == [("UPDATE", "email", "authenticated")]
 
 
 def test_a_view_is_frozen_like_a_table(owner: Connection) -> None:

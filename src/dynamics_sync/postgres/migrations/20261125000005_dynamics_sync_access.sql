@@ -24,12 +24,6 @@ comment on column dynamics_sync.frozen_rights.column_name is 'Null for the whole
 comment on column dynamics_sync.frozen_rights.grantor is 'Null for the owner, whoever that is by then.';
 comment on column dynamics_sync.frozen_rights.grantee is '- for PUBLIC.';
 
--- An operator also acts on tables and views.
-alter table dynamics_sync.audit
-  alter column target drop not null,
-  add column relation text,
-  add constraint audit_names_one check (num_nonnulls(target, relation) = 1);
-
 -- The rights of others than the owner, as the catalogue has them.
 create function dynamics_sync.rights_on(source regclass)
 returns table (column_name name, grantor regrole, grantee regrole, privilege text, is_grantable boolean)
