@@ -1,5 +1,6 @@
 """The access audit (R23): who wrote or read across chapters and organisations, by real roles and claims."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from dynamics_sync.postgres.migrate import MACHINERY, migrate
 from support.commands import refused, run
 from support.people import Connection, Organisation, add_organisation, as_role
 from support.postgres import Cluster
@@ -258,37 +260,40 @@ def test_row_level_security_keeps_even_an_ordinary_owner_from_changing_the_audit
         owner.execute("reassign owned by plain_owner to postgres; drop owned by plain_owner; drop role plain_owner")
 
 
-def test_the_command_lists_the_newest_first(database: str, organisation: Organisation, tmp_path: Path) -> None:
+def test_the_command_lists_the_newest_first(
+    database: str, organisation: Organisation, owner: Connection, tmp_path: Path
+) -> None:
     chapter = organisation.chapters[0]
+    owner.execute(
+        "insert into dynamics_certifications.access_audit (at, actor, acting_as, kind, table_name, reason) "
+        "values ('2020-01-01', 'service_role/old', 'service_role', 'read', 'public.certifications', 'long ago')"
+    )
     with as_role(database, "service_role", application_name="billing") as service:
         service.execute(RENEW, [chapter.certification])
         service.execute(READ, [organisation.id, "yearly report"])
 
-    def listed(*words: str) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = json.loads(
-            run("access", "audit", "--json", *words, cwd=tmp_path, database_url=database).stdout
-        )
-        return found
+    def listed(*words: str) -> str:
+        return run("access", "audit", *words, cwd=tmp_path, database_url=database).stdout
 
-    newest, _, update = listed("--limit", "3")
+    newest, _, update = json.loads(listed("--limit", "3", "--json"))
     assert (newest["kind"], newest["reason"]) == ("read", "yearly report")
     assert (update["kind"], update["actor"], update["record_id"]) == (
         "update",
         "service_role/billing",
         str(chapter.certification),
     )
-    assert listed("--since", "2999-01-01") == []
-    assert "yearly report" in run("access", "audit", cwd=tmp_path, database_url=database).stdout
+    since = listed("--since", "2021-01-01")
+    assert "yearly report" in since
+    assert "long ago" not in since
 
 
 def test_without_the_certifications_that_ship_there_is_no_audit_but_the_switch_works(
     empty_database: str, tmp_path: Path
 ) -> None:
-    own = tmp_path / "mapping.toml"
-    own.write_text("")
-    settings = {"database_url": empty_database, "mapping": str(own)}
-    run("migrate", cwd=tmp_path, **settings)
-    refused(run("access", "audit", cwd=tmp_path, **settings), "the certifications that ship are not used here")
+    (tmp_path / "own.toml").write_text("")
+    asyncio.run(migrate(empty_database, [MACHINERY]))
+    done = run("access", "audit", cwd=tmp_path, database_url=empty_database, mapping="own.toml")
+    refused(done, "the certifications that ship are not used here")
     with psycopg.connect(empty_database, autocommit=True) as owner:
         owner.execute("create table public.certifications (code text); grant select on public.certifications to anon")
         assert owner.execute("select * from dynamics_sync.freeze('public.certifications')").fetchall() == []
