@@ -18,6 +18,7 @@ from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
+from dynamics_sync.postgres.access import PostgresAccess
 from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.incidents import PostgresIncidents
@@ -93,6 +94,7 @@ class Stores:
     """The entries of all targets."""
     incidents: PostgresIncidents
     """Of all targets."""
+    access: PostgresAccess
     targets: Mapping[str, TargetStores]
     """What is kept of each target of the settings, Dynamics first."""
     migration_sets: tuple[MigrationSet, ...]
@@ -145,6 +147,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             pool=pool,
             queue=PostgresRetryQueue(pool),
             incidents=PostgresIncidents(pool),
+            access=PostgresAccess(pool),
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
         )

@@ -57,6 +57,20 @@ create function auth.role() returns text language sql stable as $$
 $$
 """
 
+CLI_LOGIN = """
+create role cli_login_postgres login noinherit password 'only-here';
+grant postgres to cli_login_postgres
+"""
+"""How Supabase's own tool logs in: as a role of its own, which takes that of `postgres`."""
+
+HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (version text not null primary key);
+alter table supabase_migrations.schema_migrations add column if not exists statements text[];
+alter table supabase_migrations.schema_migrations add column if not exists name text
+"""
+"""What that tool makes before it applies a migration."""
+
 GRANT_ON_EVERYTHING_NEW = """
 alter default privileges for role postgres in schema public
   grant all on tables to postgres, anon, authenticated, service_role;

@@ -5,7 +5,9 @@ from typing import NoReturn
 
 import typer
 
+from dynamics_sync.cli.access import access_commands
 from dynamics_sync.cli.circuit import circuit_commands
+from dynamics_sync.cli.migrations import migration_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
 from dynamics_sync.cli.reconcile import reconcile
@@ -26,6 +28,8 @@ for command in (migrate, run, simulator, demo, status, reconcile):
     commands.command()(command)
 commands.add_typer(queue_commands, name="queue")
 commands.add_typer(circuit_commands, name="circuit")
+commands.add_typer(access_commands, name="access")
+commands.add_typer(migration_commands, name="migrations")
 
 
 def main() -> NoReturn:

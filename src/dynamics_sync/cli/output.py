@@ -32,6 +32,11 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
+def warn(message: str) -> None:
+    """One line on stderr; the command goes on."""
+    Console(stderr=True).print(f"[bold yellow]{escape(message)}[/]", highlight=False, soft_wrap=True)
+
+
 def print_json(document: object) -> None:
     """For machines: one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, default=_plain) + "\n")

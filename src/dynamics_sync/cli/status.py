@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from dynamics_sync import app
@@ -18,7 +19,8 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
     async def look(stores: app.Stores) -> dict[str, Any]:
         found = {each.name: await _look_at(each) for each in stores.chosen(target)}
         first = next(iter(found.values()))
-        every = {"differences": await stores.differences()}
+        frozen = {each.name: each.is_open_again for each in await stores.access.frozen()}
+        every = {"differences": await stores.differences(), "frozen": frozen}
         if len(found) == 1:
             return first | every
         waiting, queue = await stores.waiting(), await stores.queue.counts()
@@ -35,6 +37,8 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
             table.add_row(f"queue: {name}", str(found["queue"][name]))
     if found["differences"]:
         table.add_row("found to differ, not repaired", str(found["differences"]))
+    for name, is_open_again in found["frozen"].items():
+        table.add_row("[bold red]frozen, but open again[/]" if is_open_again else "frozen", escape(name))
     for name, one in found.get("targets", {None: found}).items():
         incident = f", incident {one['incident']}" if one["incident"] else ""
         table.add_row(f"circuit of {name}" if name else "circuit", coloured(one["circuit"]["state"]) + incident)

@@ -23,6 +23,7 @@ CONNECTION_OPTIONS = {
     "prepare_threshold": None,
     "autocommit": True,
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "fallback_application_name": "dynamics-sync",  # how audits name us
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 2,

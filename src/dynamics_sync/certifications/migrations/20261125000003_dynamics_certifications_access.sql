@@ -5,6 +5,8 @@
 -- role but service_role may use their schema, so that nobody calls them by name. The path names pg_temp, last: unnamed
 -- it comes first, and a type that a user plants there, such as a domain `uuid`, would run the user's code.
 do $do$
+declare
+  installer constant name := current_user;
 begin
   grant usage, create on schema dynamics_certifications to service_role;
   set local role service_role;
@@ -67,7 +69,7 @@ begin
     dynamics_certifications.known_organisations, dynamics_certifications.own_mentors from public, anon, authenticated;
   grant execute on function dynamics_certifications.managed_chapters, dynamics_certifications.known_chapters,
     dynamics_certifications.known_organisations, dynamics_certifications.own_mentors to authenticated;
-  reset role;
+  perform set_config('role', installer, true);
   revoke create on schema dynamics_certifications from service_role;
 end
 $do$;

@@ -1,6 +1,7 @@
 -- The roles that Supabase has. A database that lacks them gets them; on Supabase nothing happens here.
 do $$
 declare
+  installer constant name := current_user;
   role_name text;
   statement text;
   needed text[] := '{}';
@@ -18,10 +19,10 @@ begin
   end loop;
   begin
     set local role service_role;
-    reset role;
+    perform set_config('role', installer, true);
   exception
     when insufficient_privilege or invalid_parameter_value then  -- not a member, or not there yet
-      needed := needed || format('grant service_role to %I', current_user);
+      needed := needed || format('grant service_role to %I', installer);
   end;
   foreach statement in array needed loop
     begin
@@ -33,7 +34,7 @@ begin
   end loop;
 exception
   when insufficient_privilege then
-    raise exception 'The role % may not prepare the roles that Supabase has. Have a superuser run: %', current_user,
+    raise exception 'The role % may not prepare the roles that Supabase has. Have a superuser run: %', installer,
       array_to_string(needed, '; ');
 end
 $$;

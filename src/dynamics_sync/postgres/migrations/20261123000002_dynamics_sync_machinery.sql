@@ -89,16 +89,18 @@ create table dynamics_sync.attempts (
 );
 create index attempts_of_record on dynamics_sync.attempts (target, source_table, record_key, at);
 
--- What operators did, with an entry of the queue or with the circuit of a target.
+-- What operators did: with an entry of the queue, with the circuit of a target, or with a table or view.
 create table dynamics_sync.audit (
   id bigint generated always as identity primary key,
   at timestamptz not null default clock_timestamp(),
   actor text not null,
   action text not null,
-  target text not null,
+  target text,
+  relation text,
   entry_id uuid,
   incident_id bigint references dynamics_sync.incidents,
-  reason text
+  reason text,
+  check (num_nonnulls(target, relation) = 1)
 );
 create index audit_of_entry on dynamics_sync.audit (entry_id);
 create index audit_of_incident on dynamics_sync.audit (incident_id);
@@ -542,7 +544,8 @@ begin
   $$;
   revoke execute on function dynamics_sync.keys_of from public, anon, authenticated, service_role;
   execute format('grant execute on function dynamics_sync.keys_of to %I', installer);
-  reset role;
+  -- Not `reset role`: Supabase's tool logs in as another role, which only takes that of the owner.
+  perform set_config('role', installer, true);
   revoke all on schema dynamics_sync from service_role;
 end
 $do$;
