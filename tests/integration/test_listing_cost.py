@@ -23,7 +23,8 @@ insert into public.certifications (peer_mentor_id, chapter_id, status, issued_on
 select m.id, m.chapter_id,
   case when old then (array['expired', 'revoked'])[1 + n % 2] when n <= 10000 then 'active' else 'pending' end,
   '2020-01-01', case when old then date '2022-01-01' else '2099-01-01' end
-from (select m.*, row_number() over () as n from public.peer_mentors m) m, (select era > 1 as old from generate_series(1, 5) era) eras;
+from (select m.*, row_number() over () as n from public.peer_mentors m) m,
+  (select era > 1 as old from generate_series(1, 5) era) eras;
 set session_replication_role = origin
 """
 """100,000 certifications of 20,000 mentors in 1,000 chapters; 10,000 of the mentors have a valid one."""
