@@ -200,6 +200,7 @@ def test_it_gives_way_to_a_person_who_holds_what_it_needs(owner: Connection, dat
     """An operator who marks all rows dirty holds the outbox's: the sweep neither waits for long nor takes part in a
     deadlock."""
     certification = certify(owner, mentor, TODAY - DAY)
+    owner.execute("set statement_timeout = '20s'")
     with psycopg.connect(database) as operator:
         operator.execute("select dynamics_sync.resync('public.certifications')")
         with pytest.raises(psycopg.errors.LockNotAvailable):
