@@ -73,6 +73,12 @@ def test_anon_may_do_nothing_else(owner: Connection, statement: str) -> None:
         owner.execute(statement.encode())
 
 
+def test_it_lends_nobody_its_owners_rights(owner: Connection) -> None:
+    """Supabase's linter: security_definer_view."""
+    row = owner.execute("select reloptions from pg_class where oid = 'public.public_peer_mentors'::regclass").fetchone()
+    assert row == (["security_invoker=true"],)
+
+
 @pytest.mark.parametrize(
     ("status", "first", "last", "is_listed"),
     [

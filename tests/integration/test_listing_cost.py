@@ -21,13 +21,19 @@ insert into public.peer_mentors (chapter_id, display_name)
 select c.id, 'mentor ' || n from public.chapters c, generate_series(1, 20) n;
 insert into public.certifications (peer_mentor_id, chapter_id, status, issued_on, expires_on)
 select m.id, m.chapter_id,
-  case when old then (array['expired', 'revoked'])[1 + n % 2] when n <= 10000 then 'active' else 'pending' end,
-  '2020-01-01', case when old then date '2022-01-01' else '2099-01-01' end
+  case
+    when old then (array['expired', 'revoked'])[1 + n % 2]
+    when n > 10000 then 'pending'
+    when n % 5 = 0 then 'expiring'
+    else 'active'
+  end,
+  '2020-01-01', case when old then date '2022-01-01' when n % 5 = 0 then current_date + 10 else '2099-01-01' end
 from (select m.*, row_number() over () as n from public.peer_mentors m) m,
   (select era > 1 as old from generate_series(1, 5) era) eras;
 set session_replication_role = origin
 """
-"""100,000 certifications of 20,000 mentors in 1,000 chapters; 10,000 of the mentors have a valid one."""
+"""100,000 certifications of 20,000 mentors in 1,000 chapters; 10,000 of the mentors have a valid one,
+2,000 of these until soon."""
 LISTED = 10_000
 
 RUN_OUT = """
