@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import gc
 import tomllib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from dynamics_sync.certifications.sweep import Sweep
 from dynamics_sync.core.errors import ConfigurationError, MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
 from dynamics_sync.core.mapping import parse_mapping
@@ -98,6 +100,8 @@ class Stores:
     targets: Mapping[str, TargetStores]
     """What is kept of each target of the settings, Dynamics first."""
     migration_sets: tuple[MigrationSet, ...]
+    sweep: Sweep | None
+    """None where the certifications that ship are not used."""
 
     @property
     def breaker(self) -> DynamicsCircuitBreaker:
@@ -150,6 +154,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             access=PostgresAccess(pool),
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
+            sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
         )
 
 
@@ -251,18 +256,27 @@ async def run_worker(engine: Engine) -> None:
     """Work for all targets until the workers are stopped or this is cancelled."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     wakes = {name: worker.wake for name, worker in engine.workers.items()}
-    beside = [asyncio.create_task(listen(engine.database_url, wakes))]
+    jobs = [listen(engine.database_url, wakes)]
     if engine.reconciliation.schedule is not None:
-        beside.append(asyncio.create_task(engine.reconciliation.schedule.run()))
+        jobs.append(engine.reconciliation.schedule.run())
+    if engine.stores.sweep is not None:
+        jobs.append(engine.stores.sweep.run())
+    async with beside(*jobs), asyncio.TaskGroup() as group:
+        for worker in engine.workers.values():
+            group.create_task(worker.run())
+
+
+@asynccontextmanager
+async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """These run meanwhile, and are cancelled at the end."""
+    running = [asyncio.create_task(job) for job in jobs]
     try:
-        async with asyncio.TaskGroup() as group:
-            for worker in engine.workers.values():
-                group.create_task(worker.run())
+        yield
     finally:
-        for task in beside:
-            task.cancel()
+        for job in running:
+            job.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await job
 
 
 def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:

@@ -22,7 +22,8 @@ from chaos.history import Change, CircuitChange, Look, Owed
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import Connection, connect
 
-EPOCH = date(1900, 1, 1)
+EPOCH = date(2100, 1, 1)
+"""A change is told from the others by its dates. They lie ahead, so that no certification expires meanwhile."""
 FIRST_STATUS = 100000000
 STATUSES = 5
 

@@ -17,7 +17,7 @@ def test_migrate_status_and_an_empty_queue(empty_database: str, tmp_path: Path) 
     assert "applied" in run("migrate", cwd=tmp_path, database_url=empty_database).stdout
     assert "up to date" in run("migrate", cwd=tmp_path, database_url=empty_database).stdout
     status = json.loads(run("status", "--json", cwd=tmp_path, database_url=empty_database).stdout)
-    assert (status["waiting"], status["circuit"]["state"]) == (0, "closed")
+    assert (status["enabled"], status["waiting"], status["circuit"]["state"]) == (True, 0, "closed")
     assert json.loads(run("queue", "list", "--json", cwd=tmp_path, database_url=empty_database).stdout) == []
     circuit = json.loads(run("circuit", "show", "--json", cwd=tmp_path, database_url=empty_database).stdout)
     assert circuit["state"] == "closed"

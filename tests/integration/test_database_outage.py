@@ -98,6 +98,25 @@ async def test_what_is_in_flight_when_the_server_stops_arrives_when_it_is_back(
         assert [noted["status"] for noted in await on.requests()] == [204, 204, 204]
 
 
+async def test_the_sweep_waits_for_the_database_and_then_moves_what_ran_out(
+    own_server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    await migrate(own_server.url, EVERYTHING)
+    first = f"{IMPATIENT}; from dynamics_sync.certifications import sweep; sweep.EVERY_SECONDS = 0.05"
+    async with (
+        stage(own_server.url, working=False) as on,
+        worker_process(on, own_server.url, tmp_path, first=first, enabled="off") as worker,
+    ):
+        own_server.stop()
+        await worker.says("sweep.failed")
+        own_server.start()
+        async with await connect(own_server.url) as on.user:
+            await on.issue(expires_on="2020-01-31")
+            await on.until("select status = 'expired' from public.certifications")
+        assert await worker.terminate() == 0
+        assert "Traceback" not in worker.log.read_text()
+
+
 async def test_sigterm_ends_a_worker_whose_database_is_gone(own_server: EmbeddedPostgres, tmp_path: Path) -> None:
     await migrate(own_server.url, EVERYTHING)
     async with (

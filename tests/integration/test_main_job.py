@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
-from support.engine import stage
+from support.engine import LAST_DAY, stage
 
 ACTIVE, EXPIRED, REVOKED = 100000001, 100000003, 100000004
 
@@ -18,7 +18,7 @@ async def test_insert_update_and_delete_arrive(database: str) -> None:
         await on.settled()
         record = await on.record(key)
         assert record is not None
-        assert (record["hlf_status"], record["hlf_expireson"], record["statecode"]) == (ACTIVE, "2027-01-31", 0)
+        assert (record["hlf_status"], record["hlf_expireson"], record["statecode"]) == (ACTIVE, LAST_DAY, 0)
         await on.user.execute("update public.certifications set status = 'expired' where id = %s", [key])
         await on.settled()
         assert (await on.record(key) or {})["hlf_status"] == EXPIRED

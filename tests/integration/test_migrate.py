@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect, make_pool
 from dynamics_sync.postgres.migrate import LOCK_KEY, check_schema, migrate
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from support.mentors import add_chapter, add_mentor, certify
 from support.postgres import EVERYTHING, MIGRATIONS, SERVERS
 from support.supabase import (
     API_ROLES,
@@ -34,6 +36,11 @@ import asyncio, sys
 from dynamics_sync.app import CERTIFICATIONS
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
 print(len(asyncio.run(migrate(sys.argv[1], [MACHINERY, CERTIFICATIONS]))))
+"""
+
+LISTED = "select id from public.public_peer_mentors"
+MORE_THAN_READING = """
+select has_table_privilege('public.public_peer_mentors', 'insert, update, delete, truncate, references, trigger')
 """
 
 RIGHTS_IN_THE_MACHINERY = """
@@ -178,6 +185,17 @@ def test_the_domain_that_ships_is_captured(project: Connection) -> None:
     assert [row[0] for row in waiting(project)] == ["public.certifications"]
 
 
+def test_the_listing_answers_anon_and_its_owner_who_schedules_the_sweep(project: Connection) -> None:
+    mentor = add_mentor(project, add_chapter(project))
+    certify(project, mentor, date(2099, 1, 31))
+    certify(project, mentor, date(2020, 1, 31))
+    with through_the_api(project, "anon") as api:
+        assert api.execute(LISTED).fetchall() == [(mentor,)]
+        assert api.execute(MORE_THAN_READING).fetchone() == (False,)
+    assert project.execute("select * from dynamics_certifications.sweep(1000)").fetchone() == (0, 1)
+    assert project.execute(LISTED).fetchall() == [(mentor,)]
+
+
 @pytest.mark.parametrize(
     "columns",
     [
@@ -278,6 +296,24 @@ async def test_only_what_is_missing_is_asked_for(superuser: str, app: str) -> No
 async def test_since_postgresql_16_an_owner_may_make_the_roles_without_being_superuser(app: str) -> None:
     assert len(await migrate(app, EVERYTHING)) == len(MIGRATIONS)
     assert await can_use_the_queue(app)
+
+
+async def test_listing_and_sweep_see_rows_that_row_level_security_hides_from_the_owner(
+    superuser: str, app: str
+) -> None:
+    with psycopg.connect(superuser, autocommit=True) as admin:
+        for statement in await statements_asked_for(app):
+            admin.execute(statement.encode())
+    await migrate(app, EVERYTHING)
+    with psycopg.connect(app, autocommit=True) as owner:
+        owner.execute("set role service_role")
+        mentor = add_mentor(owner, add_chapter(owner))
+        certify(owner, mentor, date(2099, 1, 31))
+        certify(owner, mentor, date(2020, 1, 31))
+        owner.execute("reset role")
+        assert owner.execute("select from public.certifications").fetchall() == []
+        assert owner.execute("select * from dynamics_certifications.sweep(1000)").fetchone() == (0, 1)
+        assert owner.execute(LISTED).fetchall() == [(mentor,)]
 
 
 async def test_no_row_hides_behind_row_level_security_from_a_truncate_or_a_resync(superuser: str, app: str) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from support.by_hand import hand
 from support.commands import START, environment, refused, start
 from support.database_clock import DatabaseClock
-from support.engine import ENTITY_SET, Stage, stage
+from support.engine import ENTITY_SET, LAST_DAY, Stage, stage
 
 REVOKED = 100000004
 LONGER_THAN_A_TURN = 3600.0
@@ -63,13 +63,13 @@ async def keys_by_the_thousand(on: Stage, count: int) -> list[str]:
     await on.user.execute("set session_replication_role = replica")
     await on.user.execute(
         "insert into public.certifications (id, peer_mentor_id, chapter_id, status, expires_on) "
-        "select id::uuid, %s, %s, 'active', '2027-01-31' from unnest(%s::text[]) as id",
-        [on.mentor, on.chapter, keys],
+        "select id::uuid, %s, %s, 'active', %s from unnest(%s::text[]) as id",
+        [on.mentor, on.chapter, LAST_DAY, keys],
     )
     await on.user.execute("set session_replication_role = origin")
     by = await hand(on)
     for begin in range(0, count, 1000):
-        await by.upsert(keys[begin : begin + 1000], hlf_status=100000001, hlf_expireson="2027-01-31")
+        await by.upsert(keys[begin : begin + 1000], hlf_status=100000001, hlf_expireson=LAST_DAY)
     return keys
 
 

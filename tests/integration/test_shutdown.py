@@ -70,35 +70,3 @@ async def test_a_worker_that_waits_for_an_open_circuit_stops(database: str, tmp_
         await worker.says("circuit.opened")
         assert (await worker.health("circuit"))[1]["state"] == "open"
         assert await worker.terminate() == 0
-
-
-async def test_with_sending_switched_off_changes_wait_nothing_is_asked_and_it_stops(
-    database: str, tmp_path: Path
-) -> None:
-    """R26."""
-    async with stage(database, working=False) as on:
-        await on.credentials(client_secret="another")
-        key = await on.issue()
-        async with worker_process(on, database, tmp_path, enabled="off") as worker:
-            ready = await worker.answers("ready", 200)
-            assert "token" not in ready["checks"]
-            assert (await worker.health("circuit"))[1]["state"] == "closed"
-            assert worker.events("worker.disabled")
-            assert await worker.terminate() == 0
-        async with on.http.get(f"{on.simulator.url}/_simulator/requests") as response:
-            assert await response.json() == []
-        assert await on.rows(WAITING) == [(key, None, None)]
-        await on.credentials(client_secret="demo")
-        async with worker_process(on, database, tmp_path):
-            await on.settled()
-        assert await on.record(key) is not None
-
-
-async def test_with_sending_switched_off_no_dynamics_need_be_named(database: str, tmp_path: Path) -> None:
-    """R26."""
-    async with stage(database, working=False) as on:
-        nothing = {"dynamics_url": "", "tenant_id": "", "client_id": "", "client_secret": ""}
-        async with worker_process(on, database, tmp_path, enabled="off", **nothing) as worker:
-            await worker.answers("ready", 200)
-            assert "SIMULATOR" not in worker.log.read_text()
-            assert await worker.terminate() == 0

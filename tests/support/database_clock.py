@@ -13,13 +13,18 @@ create table test_clock.setting (stands_at timestamptz, ahead interval not null)
 insert into test_clock.setting values (null, '0');
 create function test_clock.clock_timestamp() returns timestamptz language sql volatile set jit = off
   as 'select coalesce(stands_at, pg_catalog.clock_timestamp()) + ahead from test_clock.setting';
+create function test_clock.statement_timestamp() returns timestamptz language sql stable set jit = off
+  as 'select coalesce(stands_at, pg_catalog.statement_timestamp()) + ahead from test_clock.setting';
 do $$
 declare
   ours regprocedure;
   timed record;
 begin
   execute format('alter database %I set search_path = test_clock, pg_catalog, public', current_database());
-  for ours in select oid from pg_proc where pronamespace = 'dynamics_sync'::regnamespace loop
+  for ours in
+    select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('dynamics_sync', 'dynamics_certifications')
+  loop
     execute format('alter function %s set search_path = test_clock, pg_catalog', ours);
   end loop;
   for timed in

@@ -17,6 +17,8 @@ from dynamics_sync.settings import Settings, load_settings
 from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig
 
 ENTITY_SET = "hlf_certifications"
+LAST_DAY = "2099-01-31"
+"""Far ahead, so that a certification expires only where a test wants it to."""
 
 
 @dataclass
@@ -30,11 +32,11 @@ class Stage:
     mentor: UUID
     chapter: UUID
 
-    async def issue(self, status: str = "active") -> str:
+    async def issue(self, status: str = "active", expires_on: str = LAST_DAY) -> str:
         cursor = await self.user.execute(
             "insert into public.certifications (peer_mentor_id, chapter_id, status, expires_on) "
-            "values (%s, %s, %s, '2027-01-31') returning id::text",
-            [self.mentor, self.chapter, status],
+            "values (%s, %s, %s, %s) returning id::text",
+            [self.mentor, self.chapter, status, expires_on],
         )
         row = await cursor.fetchone()
         assert row is not None

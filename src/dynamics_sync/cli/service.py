@@ -59,7 +59,9 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
         await app.check_captures(settings, url)
         async with app.open_stores(settings, url) as stores:
             emit("worker.disabled", "warning")
-            await _serve(settings, app.health_server(stores) if web else None, None)
+            sweeps = [stores.sweep.run()] if worker and stores.sweep is not None else []
+            async with app.beside(*sweeps):
+                await _serve(settings, app.health_server(stores) if web else None, None)
         return
     async with sandbox.dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
         await check_dynamics(engine.gateway)

@@ -9,6 +9,7 @@ from dynamics_sync import app
 from dynamics_sync.cli.circuit import coloured
 from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
 from dynamics_sync.core.operation import QueueStatus
+from dynamics_sync.settings import load_settings
 from dynamics_sync.targets import TargetStores
 from dynamics_sync.web.health import circuit_document
 
@@ -19,8 +20,11 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
     async def look(stores: app.Stores) -> dict[str, Any]:
         found = {each.name: await _look_at(each) for each in stores.chosen(target)}
         first = next(iter(found.values()))
-        frozen = {each.name: each.is_open_again for each in await stores.access.frozen()}
-        every = {"differences": await stores.differences(), "frozen": frozen}
+        every = {
+            "enabled": load_settings().enabled,
+            "differences": await stores.differences(),
+            "frozen": {each.name: each.is_open_again for each in await stores.access.frozen()},
+        }
         if len(found) == 1:
             return first | every
         waiting, queue = await stores.waiting(), await stores.queue.counts()
@@ -31,6 +35,8 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
         print_json(found)
         return
     table = Table(show_header=False, box=None)
+    if not found["enabled"]:
+        table.add_row("sending", "[yellow]switched off here (DYNAMICS_SYNC_ENABLED): changes wait[/]")
     table.add_row("waiting in the outbox", str(found["waiting"]))
     for name in QueueStatus:
         if found["queue"].get(name):

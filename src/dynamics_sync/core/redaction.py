@@ -22,6 +22,8 @@ LOG_FIELDS = frozenset(
         "error_code",
         "event",
         "exception_type",
+        "expired",
+        "expiring",
         "extra",
         "failure_count",
         "failure_reason",

@@ -75,6 +75,9 @@ create table public.certifications (
 );
 create index certifications_of_mentor on public.certifications (peer_mentor_id);
 create index certifications_of_chapter on public.certifications (chapter_id);
+-- Those that can be valid: what the listing goes through, and what the sweep looks up chapter by chapter.
+create index certifications_in_force on public.certifications (chapter_id, status, expires_on)
+where status in ('active', 'expiring');
 
 create function dynamics_certifications.stamp() returns trigger
 language plpgsql
