@@ -36,10 +36,12 @@ def test_every_query_shows_what_the_policies_do(owner: Connection, query: str) -
         assert {key for (key,) in cora.execute(query.encode())} == {certification_id("Anna"), certification_id("Arne")}
 
 
-def test_a_merge_changes_what_the_policies_let_it(owner: Connection) -> None:
-    merge = "merge into public.certifications c using (select 1) one on true when matched then update set kind = 'x'"
+def test_a_merge_changes_what_it_may_see_and_is_refused_blindly(owner: Connection) -> None:
+    merge = "merge into public.certifications c using public.chapters h on {} when matched then update set kind = 'x'"
     with acting(owner, "authenticated", claims("Cora")) as cora:
-        assert cora.execute(merge).rowcount == 2
+        assert cora.execute(merge.format("h.id = c.chapter_id").encode()).rowcount == 2
+        with pytest.raises(InsufficientPrivilege):
+            cora.execute(merge.format("true").encode())
 
 
 def test_a_condition_of_the_users_sees_no_row_before_the_policy(owner: Connection) -> None:
