@@ -26,6 +26,8 @@ from dynamics_sync.portal.answers import MAX_BYTES, PortalAnswer, meaning
 from dynamics_sync.portal.contract import Contract, read_contract
 from dynamics_sync.portal.gateway import portal_address
 from dynamics_sync.portal.signing import Signer, webhook_id
+from dynamics_sync.settings import load_settings
+from dynamics_sync.targets import portal_of, target_names
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECRET, OTHER_SECRET = "whsec_" + "YWJj" * 8, "whsec_" + "eHl6" * 8
@@ -232,3 +234,30 @@ def test_a_contract_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> N
 def test_a_contract_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match="DYNAMICS_SYNC_PORTAL_CONTRACT"):
         read_contract(tmp_path / "absent.json")
+
+
+GIVEN = {"portal_url": "https://portal.example.org", "portal_secret": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"portal_url": GIVEN["portal_url"]}, "DYNAMICS_SYNC_PORTAL_SECRET must be set too"),
+        ({"portal_secret": SECRET}, "DYNAMICS_SYNC_PORTAL_URL must be set too"),
+        ({"portal_contract": "absent.json"}, "DYNAMICS_SYNC_PORTAL_URL and DYNAMICS_SYNC_PORTAL_SECRET must be set"),
+        (GIVEN | {"portal_url": "http://portal.example.org"}, "DYNAMICS_SYNC_PORTAL_URL must look like https://"),
+        (GIVEN | {"portal_secret": "s3cret"}, "DYNAMICS_SYNC_PORTAL_SECRET must be whsec_"),
+        (GIVEN | {"portal_contract": "absent.json"}, "The portal's contract absent.json cannot be read"),
+    ],
+)
+def test_settings_that_make_no_portal_are_refused(given: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        portal_of(load_settings(**given))
+
+
+def test_without_settings_there_is_no_portal_and_with_them_there_are_two_targets() -> None:
+    assert portal_of(load_settings()) is None
+    assert target_names(load_settings()) == ("dynamics",)
+    assert portal_of(load_settings(**GIVEN)) is not None
+    assert target_names(load_settings(**GIVEN)) == ("dynamics", "portal")
+    assert SECRET not in repr(load_settings(**GIVEN))

@@ -54,7 +54,8 @@ def _missing(error: ValidationError) -> str:
     if error.validator != "required":
         return ""
     wanted: Any = error.validator_value
-    return f" ({', '.join(name for name in wanted if name not in error.instance)})"
+    given: Any = error.instance
+    return f" ({', '.join(name for name in wanted if name not in given)})"
 
 
 def _check_references(document: dict[str, Any]) -> None:
