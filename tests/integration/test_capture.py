@@ -89,12 +89,41 @@ def test_resync_marks_every_row(things: psycopg.Connection[tuple[object, ...]]) 
     assert len(waiting(things)) == 5
 
 
+def targets(connection: psycopg.Connection[tuple[object, ...]]) -> list[object]:
+    rows = connection.execute("select target from dynamics_sync.outbox order by target").fetchall()
+    connection.execute("delete from dynamics_sync.outbox")
+    return [row[0] for row in rows]
+
+
+@pytest.mark.every_postgres
+def test_a_table_may_be_watched_for_several_targets_and_each_ends_by_itself(
+    things: psycopg.Connection[tuple[object, ...]],
+) -> None:
+    things.execute("select dynamics_sync.watch('public.things', 'id', 'portal')")
+    things.execute("insert into public.things values ('a', 'x', 1)")
+    assert targets(things) == ["dynamics", "portal"]
+    things.execute("select dynamics_sync.resync('public.things', 'portal')")
+    assert targets(things) == ["portal"]
+    things.execute("select dynamics_sync.unwatch('public.things')")
+    things.execute("update public.things set grade = 2")
+    assert targets(things) == ["portal"]
+    with pytest.raises(psycopg.errors.RaiseException, match="not watched for dynamics"):
+        things.execute("select dynamics_sync.resync('public.things')")
+    things.execute("truncate public.things")
+    assert targets(things) == ["portal"]
+    things.execute("select dynamics_sync.unwatch('public.things', 'portal')")
+    things.execute("insert into public.things values ('a', 'x', 1)")
+    things.execute("truncate public.things")
+    assert targets(things) == []
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         ("'public.keyless'", "no primary key"),
         ("'public.things', 'name'", "not a unique"),
         ("'pg_views'", "not a table"),
+        ("'public.things', 'id', 'Portal 1'", "no name of a target"),
     ],
 )
 def test_watch_refuses_what_it_cannot_identify(

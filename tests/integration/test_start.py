@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from dynamics_sync import app, sandbox
-from dynamics_sync.simulator import Simulator, SimulatorConfig
+from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig
 from support.commands import free_port, refused, start
 from support.postgres import Cluster
 
@@ -97,6 +97,15 @@ async def test_a_wrong_client_secret_over_tls(database: str, dynamics_over_tls: 
     done = await start("run", cwd=tmp_path, database_url=database, **settings)
     refused(done, "DYNAMICS_SYNC_CLIENT_SECRET")
     assert "wrong~s3cret" not in done.stdout + done.stderr
+
+
+async def test_a_portal_whose_changes_are_not_captured(database: str, dynamics: Simulator, tmp_path: Path) -> None:
+    portal = {"portal_url": "https://portal.invalid", "portal_secret": PORTAL_SECRET}
+    words = (
+        "run `select dynamics_sync.watch('public.certifications', 'id', 'portal')`, then `select "
+        "dynamics_sync.resync('public.certifications', 'portal')`"
+    )
+    await refused_start(tmp_path, words, database_url=database, **pointing_at(dynamics), **portal)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,18 @@ async def stage(
                     await job
 
 
+@asynccontextmanager
+async def working(settings: Settings, database_url: str) -> AsyncIterator[app.Engine]:
+    """Another engine at work."""
+    async with app.open_engine(settings, database_url) as engine:
+        job = asyncio.create_task(app.run_worker(engine))
+        try:
+            yield engine
+        finally:
+            engine.stop()
+            await job
+
+
 async def _prepare_certifications(user: Connection, mentor: UUID, chapter: UUID) -> None:
     organisation = uuid4()
     await user.execute("insert into public.organisations values (%s, 'HLF')", [organisation])

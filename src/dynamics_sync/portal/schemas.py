@@ -1,14 +1,17 @@
 """JSON Schema, for what is sent and what is answered. Nothing that a schema refers to is ever fetched."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import referencing.exceptions
 from jsonschema import FormatChecker
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
+
+MOST_TOLD = 3
+"""Places of one document that are told."""
 
 
 class Schema:
@@ -30,22 +33,29 @@ class Schema:
         self._validator = kind(document, registry=Registry(), format_checker=FormatChecker())
 
     def place_in(self, document: object) -> str | None:
-        """Where a document does not fit, as a path in the document (`$.data.key`); None where it fits."""
-        error = self._worst(document)
-        return None if error is None else error.json_path
+        """Where a document of ours does not fit, as paths in it (`$.data.key`); None where it fits."""
+        return self._told(document, lambda error: error.json_path)
 
     def rule_against(self, document: object) -> str | None:
-        """What a document does not fit, as a path in the schema (`/properties/accepted/const`); None where it fits.
+        """What a document does not fit, as paths in the schema (`/properties/accepted/const`); None where it fits.
 
         Of a document that somebody else wrote, no name may be told: it could be anything (R16).
         """
-        error = self._worst(document)
-        return None if error is None else "/" + "/".join(str(part) for part in error.absolute_schema_path)
+        return self._told(document, lambda error: "/" + "/".join(str(part) for part in error.absolute_schema_path))
 
-    def _worst(self, document: object) -> ValidationError | None:
+    def _told(self, document: object, where: Callable[[ValidationError], str]) -> str | None:
         errors: Iterator[ValidationError] = self._validator.iter_errors(document)  # type: ignore[arg-type]
-        worst: ValidationError | None = best_match(errors)
-        return worst
+        told = dict.fromkeys(where(error) + _missing(error) for error in errors)
+        return "; ".join(list(told)[:MOST_TOLD]) or None
+
+
+def _missing(error: ValidationError) -> str:
+    """The names that the schema wants and the document lacks."""
+    if error.validator != "required":
+        return ""
+    wanted: Any = error.validator_value
+    given: Any = error.instance
+    return f" ({', '.join(name for name in wanted if name not in given)})"
 
 
 def _check_references(document: dict[str, Any]) -> None:
