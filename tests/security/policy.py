@@ -57,6 +57,8 @@ RIGHTS: Mapping[str, Mapping[str, Rights]] = {
 }
 """By relation and role, the columns on which they hold a right."""
 
+READ = "public.read_certifications(uuid,text)"
+
 _USERS = frozenset({AUTHENTICATED})
 _EVERYBODY = frozenset({ANON, AUTHENTICATED})
 
@@ -68,6 +70,9 @@ FUNCTIONS: Mapping[str, frozenset[str]] = {
     "dynamics_certifications.known_chapters()": _USERS,
     "dynamics_certifications.known_organisations()": _USERS,
     "dynamics_certifications.own_mentors()": _USERS,
+    "dynamics_certifications.listed_mentors()": _EVERYBODY,
+    "dynamics_certifications.read_certifications(uuid,text)": _USERS,
+    READ: _USERS,
 }
 """Which users hold execute. `ROWS` says which rows they reach with functions that take ids."""
 
@@ -89,6 +94,10 @@ def _seen(organisations: str = "", chapters: str = "", memberships: str = "", me
 def _managed(mentors: str) -> dict[str, Rows]:
     verbs = (Verb.SELECT, Verb.INSERT, Verb.UPDATE)
     return {"public.certifications": {verb: _names(mentors) for verb in verbs}}
+
+
+def _read(mentors: str) -> dict[str, Rows]:
+    return {READ: {Verb.EXECUTE: _names(mentors)}}
 
 
 def _names(text: str, separator: str = " ") -> frozenset[str]:
@@ -113,7 +122,10 @@ ROWS: Mapping[str, Mapping[str, Rows]] = {
     "Cora": _LISTED | _CORA,
     "Cora+": _LISTED | _CORA,
     "Siv": _LISTED | _seen("A B", "A2 B1", "Siv in A2, Siv in B1", "Astrid Bea") | _managed("Astrid Bea"),
-    "Olga": _LISTED | _seen("A", "A1 A2", "Olga in A1", "Anna Arne Astrid") | _managed("Anna Arne Astrid"),
+    "Olga": _LISTED
+    | _seen("A", "A1 A2", "Olga in A1", "Anna Arne Astrid")
+    | _managed("Anna Arne Astrid")
+    | _read("Anna Arne Astrid"),
     "Eva": _LISTED | {"public.chapter_memberships": {Verb.SELECT: frozenset({"Eva in A1", "Eva in B1"})}},
     "Anna": _LISTED | _seen("A", "A1", "Anna in A1", "Anna"),
     "Bea": _LISTED | _seen("B", "B1", "Bea in B1", "Bea"),

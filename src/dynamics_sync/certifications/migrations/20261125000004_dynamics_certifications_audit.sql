@@ -48,7 +48,7 @@ begin
   language plpgsql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
   begin
     return array(
@@ -62,7 +62,7 @@ begin
   language plpgsql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
   begin
     return exists (
@@ -77,7 +77,7 @@ begin
   language plpgsql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
   begin
     return (select c.organisation_id from public.chapters c where c.id = chapter);
@@ -88,7 +88,7 @@ begin
   language sql
   stable
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $$
     select held from public.certifications held
     where held.chapter_id in (select c.id from public.chapters c where c.organisation_id = organisation)
@@ -110,7 +110,7 @@ $do$;
 create function dynamics_certifications.acting_role() returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return coalesce(nullif(current_setting('role'), 'none'), session_user);
@@ -121,7 +121,7 @@ $$;
 create function dynamics_certifications.actor() returns text
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   acting constant text := dynamics_certifications.acting_role();
@@ -140,7 +140,7 @@ create type dynamics_certifications.written_record as (record_id uuid, chapter_i
 create function dynamics_certifications.audit_write() returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   acting constant text := dynamics_certifications.acting_role();
@@ -191,7 +191,7 @@ $$;
 create function dynamics_certifications.audit_truncate() returns trigger
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   insert into dynamics_certifications.access_audit (actor, acting_as, kind, table_name)
@@ -240,7 +240,7 @@ create function dynamics_certifications.read_certifications(of_organisation uuid
 returns setof public.certifications
 language plpgsql
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   acting text := dynamics_certifications.acting_role();
@@ -272,7 +272,7 @@ $$;
 -- Callable over REST, as a POST. It runs with its caller's rights: what it may do is decided behind it.
 create function public.read_certifications(of_organisation uuid, reason text) returns setof public.certifications
 language sql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
   select dynamics_certifications.read_certifications(of_organisation, reason);
 end;
