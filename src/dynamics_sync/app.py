@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import gc
 import tomllib
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dynamics_sync.certifications.history_store import HistoryStore
+from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.certifications.sweep import Sweep
 from dynamics_sync.core.errors import ConfigurationError, MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
@@ -31,7 +33,7 @@ from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
-from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.sync.breaker import CircuitStatus, DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
@@ -45,6 +47,7 @@ from dynamics_sync.targets import (
 )
 from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
+from dynamics_sync.web.metrics import Source, add_metrics, circuit_states, count_of, queue_entries
 from dynamics_sync.web.server import Server, make_server
 
 CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
@@ -102,11 +105,18 @@ class Stores:
     migration_sets: tuple[MigrationSet, ...]
     sweep: Sweep | None
     """None where the certifications that ship are not used."""
+    histories: HistoryStore | None
+    """None where the certifications that ship are not used."""
 
     @property
     def breaker(self) -> DynamicsCircuitBreaker:
         """Dynamics' circuit."""
         return self.targets[DYNAMICS].breaker
+
+    @property
+    def circuits(self) -> dict[str, Callable[[], Awaitable[CircuitStatus]]]:
+        """How to ask for the circuit of each target."""
+        return {name: target.breaker.status for name, target in self.targets.items()}
 
     def target(self, name: str) -> TargetStores:
         """One of the targets.
@@ -155,6 +165,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
             sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
+            histories=HistoryStore(lambda: transaction(pool)) if CERTIFICATIONS in sets else None,
         )
 
 
@@ -261,6 +272,8 @@ async def run_worker(engine: Engine) -> None:
         jobs.append(engine.reconciliation.schedule.run())
     if engine.stores.sweep is not None:
         jobs.append(engine.stores.sweep.run())
+    if engine.stores.histories is not None:
+        jobs.append(HistoryWatch(engine.stores.histories, SystemClock()).run())
     async with beside(*jobs), asyncio.TaskGroup() as group:
         for worker in engine.workers.values():
             group.create_task(worker.run())
@@ -280,7 +293,7 @@ async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
-    """The health pages as a server, not yet running. Without tokens they don't ask for one."""
+    """The health pages and the metrics as a server, not yet running. Without tokens they don't ask for one."""
 
     async def database_answers() -> None:
         async with transaction(stores.pool) as connection:
@@ -297,5 +310,19 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
             await tokens.get()
 
         checks["token"] = token_is_had
-    circuits = {name: target.breaker.status for name, target in stores.targets.items()}
-    return make_server(health_app(Health(checks, circuits)))
+    pages = health_app(Health(checks, stores.circuits))
+    add_metrics(pages, metric_sources(stores))
+    return make_server(pages)
+
+
+def metric_sources(stores: Stores) -> list[Source]:
+    """What `/metrics` tells."""
+    sources = [
+        count_of("dynamics_sync_outbox_waiting", "Records in the outbox.", stores.waiting),
+        queue_entries(stores.queue.counts),
+        circuit_states(stores.circuits),
+    ]
+    if (histories := stores.histories) is not None:
+        name, what = "dynamics_sync_oversized_histories", "Certifications with more than 500 renewals in their history."
+        sources.append(count_of(name, what, histories.count_oversized))
+    return sources
