@@ -11,9 +11,13 @@ from support.histories import first_form, histories
 
 
 def numbers(page: str, name: str) -> Mapping[str, float]:
-    """The values of a metric, by its labels."""
+    """The values of a metric, by its labels in alphabetical order of their names."""
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    return {" ".join(sample.labels.values()): sample.value for sample in samples if sample.name == name}
+    return {
+        " ".join(value for _, value in sorted(sample.labels.items())): sample.value
+        for sample in samples
+        if sample.name == name
+    }
 
 
 async def test_the_page_tells_what_waits_what_failed_and_what_outgrows(database: str, tmp_path: Path) -> None:
@@ -29,9 +33,9 @@ async def test_the_page_tells_what_waits_what_failed_and_what_outgrows(database:
         assert numbers(page, "dynamics_sync_outbox_waiting") == {"": 0}
         assert numbers(page, "dynamics_sync_oversized_histories") == {"": 1}
         assert numbers(page, "dynamics_sync_circuit_state") == {
-            "dynamics closed": 1,
-            "dynamics open": 0,
-            "dynamics half_open": 0,
+            "closed dynamics": 1,
+            "open dynamics": 0,
+            "half_open dynamics": 0,
         }
         await on.fault(kind="status", status=503)
         await on.issue()
@@ -40,7 +44,7 @@ async def test_the_page_tells_what_waits_what_failed_and_what_outgrows(database:
         await on.until("select count(*) = 1 from dynamics_sync.outbox")
         page = await worker.metrics()
         assert numbers(page, "dynamics_sync_outbox_waiting") == {"": 1}
-        assert numbers(page, "dynamics_sync_circuit_state")["dynamics open"] == 1
+        assert numbers(page, "dynamics_sync_circuit_state")["open dynamics"] == 1
         queued = numbers(page, "dynamics_sync_queue_entries")
         assert (queued["pending_manual_replay"], sum(queued.values())) == (1, 1)
 
