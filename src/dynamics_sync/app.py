@@ -47,7 +47,7 @@ from dynamics_sync.targets import (
 )
 from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
-from dynamics_sync.web.metrics import Source, add_metrics, circuit_states, count_of, queue_entries
+from dynamics_sync.web.metrics import add_metrics, metric_sources
 from dynamics_sync.web.server import Server, make_server
 
 CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
@@ -311,18 +311,6 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
 
         checks["token"] = token_is_had
     pages = health_app(Health(checks, stores.circuits))
-    add_metrics(pages, metric_sources(stores))
+    oversized = stores.histories.count_oversized if stores.histories is not None else None
+    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, stores.circuits, oversized))
     return make_server(pages)
-
-
-def metric_sources(stores: Stores) -> list[Source]:
-    """What `/metrics` tells."""
-    sources = [
-        count_of("dynamics_sync_outbox_waiting", "Records in the outbox.", stores.waiting),
-        queue_entries(stores.queue.counts),
-        circuit_states(stores.circuits),
-    ]
-    if (histories := stores.histories) is not None:
-        name, what = "dynamics_sync_oversized_histories", "Certifications with more than 500 renewals in their history."
-        sources.append(count_of(name, what, histories.count_oversized))
-    return sources

@@ -40,6 +40,24 @@ def add_metrics(app: "FastAPI", sources: Sequence[Source]) -> None:
         return Response(encode(registry), media_type=content_type)
 
 
+def metric_sources(
+    waiting: Callable[[], Awaitable[int]],
+    queue: Callable[[], Awaitable[dict[str, int]]],
+    circuits: Mapping[str, Callable[[], Awaitable[CircuitStatus]]],
+    oversized: Callable[[], Awaitable[int]] | None,
+) -> list[Source]:
+    """What is told of the outbox, of the queue (by status), of the circuits (by target) and of histories, if any."""
+    sources = [
+        _number("dynamics_sync_outbox_waiting", "Records in the outbox.", waiting),
+        _queue_entries(queue),
+        _circuit_states(circuits),
+    ]
+    if oversized is not None:
+        what = "Certifications with more than 500 entries in their renewal history."
+        sources.append(_number("dynamics_sync_oversized_histories", what, oversized))
+    return sources
+
+
 class _Answered:
     """What was had at one scrape, as a collector."""
 
@@ -48,27 +66,27 @@ class _Answered:
         self._up = up
 
     def collect(self) -> Iterable["Metric"]:
-        yield gauge("dynamics_sync_up", "Whether the database told everything that is asked here.", int(self._up))
+        yield _gauge("dynamics_sync_up", "Whether the database told everything that is asked here.", int(self._up))
         yield from self._metrics
 
 
-def gauge(name: str, documentation: str, value: float) -> "Metric":
+def _gauge(name: str, documentation: str, value: float) -> "Metric":
     """One number."""
     from prometheus_client.core import GaugeMetricFamily
 
     return GaugeMetricFamily(name, documentation, value=value)
 
 
-def count_of(name: str, documentation: str, count: Callable[[], Awaitable[int]]) -> Source:
+def _number(name: str, documentation: str, count: Callable[[], Awaitable[int]]) -> Source:
     """A source of one number."""
 
     async def ask() -> "Metric":
-        return gauge(name, documentation, await count())
+        return _gauge(name, documentation, await count())
 
     return ask
 
 
-def queue_entries(counts: Callable[[], Awaitable[dict[str, int]]]) -> Source:
+def _queue_entries(counts: Callable[[], Awaitable[dict[str, int]]]) -> Source:
     """Entries of the retry queue; each status is told, also one without entries."""
 
     async def ask() -> "Metric":
@@ -81,7 +99,7 @@ def queue_entries(counts: Callable[[], Awaitable[dict[str, int]]]) -> Source:
     return ask
 
 
-def circuit_states(statuses: Mapping[str, Callable[[], Awaitable[CircuitStatus]]]) -> Source:
+def _circuit_states(statuses: Mapping[str, Callable[[], Awaitable[CircuitStatus]]]) -> Source:
     """By target: 1 for the state that its circuit is in, 0 for the others."""
 
     async def ask() -> "Metric":
