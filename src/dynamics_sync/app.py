@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -33,7 +33,7 @@ from dynamics_sync.postgres.records import PostgresRecords
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
-from dynamics_sync.sync.breaker import CircuitStatus, DynamicsCircuitBreaker
+from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
@@ -112,11 +112,6 @@ class Stores:
     def breaker(self) -> DynamicsCircuitBreaker:
         """Dynamics' circuit."""
         return self.targets[DYNAMICS].breaker
-
-    @property
-    def circuits(self) -> dict[str, Callable[[], Awaitable[CircuitStatus]]]:
-        """How to ask for the circuit of each target."""
-        return {name: target.breaker.status for name, target in self.targets.items()}
 
     def target(self, name: str) -> TargetStores:
         """One of the targets.
@@ -310,7 +305,8 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
             await tokens.get()
 
         checks["token"] = token_is_had
-    pages = health_app(Health(checks, stores.circuits))
+    circuits = {name: target.breaker.status for name, target in stores.targets.items()}
+    pages = health_app(Health(checks, circuits))
     oversized = stores.histories.count_oversized if stores.histories is not None else None
-    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, stores.circuits, oversized))
+    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, circuits, oversized))
     return make_server(pages)
