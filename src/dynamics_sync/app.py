@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dynamics_sync.certifications.history_store import HistoryStore
+from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.certifications.sweep import Sweep
 from dynamics_sync.core.errors import ConfigurationError, MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
@@ -45,6 +47,7 @@ from dynamics_sync.targets import (
 )
 from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
+from dynamics_sync.web.metrics import add_metrics, metric_sources
 from dynamics_sync.web.server import Server, make_server
 
 CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
@@ -102,6 +105,8 @@ class Stores:
     migration_sets: tuple[MigrationSet, ...]
     sweep: Sweep | None
     """None where the certifications that ship are not used."""
+    histories: HistoryStore | None
+    """None where the certifications that ship are not used."""
 
     @property
     def breaker(self) -> DynamicsCircuitBreaker:
@@ -155,6 +160,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
             sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
+            histories=HistoryStore(lambda: transaction(pool)) if CERTIFICATIONS in sets else None,
         )
 
 
@@ -261,6 +267,8 @@ async def run_worker(engine: Engine) -> None:
         jobs.append(engine.reconciliation.schedule.run())
     if engine.stores.sweep is not None:
         jobs.append(engine.stores.sweep.run())
+    if engine.stores.histories is not None:
+        jobs.append(HistoryWatch(engine.stores.histories, SystemClock()).run())
     async with beside(*jobs), asyncio.TaskGroup() as group:
         for worker in engine.workers.values():
             group.create_task(worker.run())
@@ -280,7 +288,7 @@ async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
-    """The health pages as a server, not yet running. Without tokens they don't ask for one."""
+    """The health pages and the metrics as a server, not yet running. Without tokens they don't ask for one."""
 
     async def database_answers() -> None:
         async with transaction(stores.pool) as connection:
@@ -298,4 +306,7 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
 
         checks["token"] = token_is_had
     circuits = {name: target.breaker.status for name, target in stores.targets.items()}
-    return make_server(health_app(Health(checks, circuits)))
+    pages = health_app(Health(checks, circuits))
+    oversized = stores.histories.count_oversized if stores.histories is not None else None
+    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, circuits, oversized))
+    return make_server(pages)

@@ -114,6 +114,8 @@ async def drive_every_path(on: Stage, worker: WorkerProcess, database: str, cwd:
     await on.fault(kind="status", status=503, count=3, message=PLANTED)
     await add()
     shown += [str(await worker.health(page)) for page in ("live", "ready", "circuit")]
+    shown.append(await worker.metrics())
+    assert "dynamics_sync_queue_entries" in shown[-1]
     await command("status")
     await command("circuit", "show")
     await command("queue", "list")
@@ -129,7 +131,7 @@ async def drive_every_path(on: Stage, worker: WorkerProcess, database: str, cwd:
     await on.credentials(client_secret="another", revoke=True)
     await on.user.execute("update public.people set grade = %s where grade = %s", [EMAIL, EMAIL])
     await on.user.execute("update public.people set name = name || '!'")
-    shown.append(str(await worker.answers("ready", 503)))
+    shown += [str(await worker.answers("ready", 503)), await worker.metrics()]
     await on.user.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname is not null"
     )

@@ -61,6 +61,7 @@ async def test_a_stopped_server_is_waited_for_and_nothing_is_lost(own_server: Em
         }
         assert (await worker.health("live"))[0] == 200
         assert (await worker.health("circuit"))[0] == 503
+        assert "dynamics_sync_up 0.0" in await worker.metrics()
 
         own_server.start()
         async with await connect(own_server.url) as on.user:

@@ -80,6 +80,11 @@ class WorkerProcess:
         async with self.http.get(f"{self.url}/health/{page}") as response:
             return response.status, await response.json()
 
+    async def metrics(self) -> str:
+        async with self.http.get(f"{self.url}/metrics") as response:
+            assert response.status == 200
+            return await response.text()
+
     async def answers(self, page: str, status: int) -> Any:
         """The page, once it has that status."""
         async with asyncio.timeout(30):

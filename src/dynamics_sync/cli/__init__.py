@@ -7,6 +7,7 @@ import typer
 
 from dynamics_sync.cli.access import access_commands
 from dynamics_sync.cli.circuit import circuit_commands
+from dynamics_sync.cli.history import history_commands
 from dynamics_sync.cli.migrations import migration_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
@@ -30,6 +31,7 @@ commands.add_typer(queue_commands, name="queue")
 commands.add_typer(circuit_commands, name="circuit")
 commands.add_typer(access_commands, name="access")
 commands.add_typer(migration_commands, name="migrations")
+commands.add_typer(history_commands, name="history")
 
 
 def main() -> NoReturn:
