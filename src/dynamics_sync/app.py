@@ -18,10 +18,9 @@ from dynamics_sync.core.errors import ConfigurationError, MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
 from dynamics_sync.core.mapping import parse_mapping
 from dynamics_sync.core.operation import DYNAMICS, PORTAL
-from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
-from dynamics_sync.dynamics.tokens import Credentials, Tokens, token_request
+from dynamics_sync.dynamics.tokens import Tokens, token_request
 from dynamics_sync.postgres.access import PostgresAccess
 from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
@@ -39,6 +38,7 @@ from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
     TargetStores,
     check_capture,
+    dynamics_of,
     make_worker,
     open_portal,
     portal_of,
@@ -205,7 +205,7 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         ConfigurationError, DatabaseError: what is wrong, and what to do.
     """
     mapping = read_mapping(settings.mapping)
-    url, credentials = _dynamics(settings)
+    url, credentials = dynamics_of(settings)
     portal = portal_of(settings)
     ca_file = str(settings.ca_file) if settings.ca_file else None
     clock = SystemClock()
@@ -236,26 +236,6 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
             clock=clock,
         )
         yield Engine(workers, reconciliation, stores, gateway, tokens, database_url)
-
-
-def _dynamics(settings: Settings) -> tuple[str, Credentials]:
-    wanted = {
-        "DYNAMICS_SYNC_DYNAMICS_URL": settings.dynamics_url,
-        "DYNAMICS_SYNC_TENANT_ID": settings.tenant_id,
-        "DYNAMICS_SYNC_CLIENT_ID": settings.client_id,
-        "DYNAMICS_SYNC_CLIENT_SECRET": settings.client_secret,
-    }
-    missing = [name for name, value in wanted.items() if not value]
-    if missing or settings.dynamics_url is None or settings.client_secret is None:
-        raise ConfigurationError(f"{', '.join(missing)} must be set too: Dynamics is reached with all four.")
-    credentials = Credentials(
-        tenant_id=settings.tenant_id or "",
-        client_id=settings.client_id or "",
-        client_secret=settings.client_secret.get_secret_value(),
-        authority_url=settings.authority_url,
-        ca_file=str(settings.ca_file) if settings.ca_file else None,
-    )
-    return check_dynamics_url(settings.dynamics_url), credentials
 
 
 async def run_worker(engine: Engine) -> None:

@@ -13,6 +13,8 @@ from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.mapping import SourceTables
 from dynamics_sync.core.operation import DYNAMICS, PORTAL
 from dynamics_sync.core.retry import RetryPolicy
+from dynamics_sync.dynamics.checks import check_dynamics_url
+from dynamics_sync.dynamics.tokens import Credentials
 from dynamics_sync.portal.contract import Contract, read_contract
 from dynamics_sync.portal.gateway import PortalGateway, portal_address
 from dynamics_sync.portal.signing import Signer
@@ -149,6 +151,31 @@ async def check_capture(tables: SourceTables, target: str, database_url: str) ->
     """
     async with brief_connection(database_url) as connection:
         return await check_mapping(connection, tables, target)
+
+
+def dynamics_of(settings: Settings) -> tuple[str, Credentials]:
+    """Where Dynamics is, and as whom it is asked.
+
+    Raises:
+        ConfigurationError: a setting is missing or cannot be used; the message says which.
+    """
+    wanted = {
+        "DYNAMICS_SYNC_DYNAMICS_URL": settings.dynamics_url,
+        "DYNAMICS_SYNC_TENANT_ID": settings.tenant_id,
+        "DYNAMICS_SYNC_CLIENT_ID": settings.client_id,
+        "DYNAMICS_SYNC_CLIENT_SECRET": settings.client_secret,
+    }
+    missing = [name for name, value in wanted.items() if not value]
+    if missing or settings.dynamics_url is None or settings.client_secret is None:
+        raise ConfigurationError(f"{', '.join(missing)} must be set too: Dynamics is reached with all four.")
+    credentials = Credentials(
+        tenant_id=settings.tenant_id or "",
+        client_id=settings.client_id or "",
+        client_secret=settings.client_secret.get_secret_value(),
+        authority_url=settings.authority_url,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+    )
+    return check_dynamics_url(settings.dynamics_url), credentials
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,12 @@ id, target, source_table, record_key, operation_type, payload_json, failure_reas
 incident_id, created_at, updated_at
 """
 
-CHOSEN = """
+OF_TARGET = "(%(target)s::text is null or target = %(target)s)"
+
+CHOSEN = f"""
 from public.dynamics_sync_retry_queue
-where (%(target)s::text is null or target = %(target)s)
-  and (%(id)s::uuid is null or id = %(id)s) and (%(statuses)s::text[] is null or status = any(%(statuses)s))
+where {OF_TARGET} and (%(id)s::uuid is null or id = %(id)s)
+  and (%(statuses)s::text[] is null or status = any(%(statuses)s))
   and (%(incident_id)s::bigint is null or incident_id = %(incident_id)s)
 """
 
@@ -64,16 +66,9 @@ order by count(*) desc, target, status, error_code, source_table
 
 STANDING = "select id, status from public.dynamics_sync_retry_queue where id = any(%(ids)s)"
 
-COUNT = """
-select status, count(*) from public.dynamics_sync_retry_queue
-where %(target)s::text is null or target = %(target)s
-group by status
-"""
+COUNT = f"select status, count(*) from public.dynamics_sync_retry_queue where {OF_TARGET} group by status"
 
-COUNT_REPLAYING = """
-select count(*) from public.dynamics_sync_retry_queue
-where status = 'replaying' and (%(target)s::text is null or target = %(target)s)
-"""
+COUNT_REPLAYING = f"select count(*) from public.dynamics_sync_retry_queue where status = 'replaying' and {OF_TARGET}"
 
 WAITING_ENTRY = """
 select target, source_table, record_key, operation_type from public.dynamics_sync_retry_queue
@@ -189,8 +184,7 @@ class PostgresRetryQueue:
         async with transaction(self._pool) as connection:
             await connection.execute(AS_SERVICE_ROLE)
             async with connection.cursor(row_factory=class_row(QueueEntry)) as cursor:
-                parameters = choice.parameters() | {"target": self._target, "limit": limit}
-                await cursor.execute(SELECT, parameters)
+                await cursor.execute(SELECT, choice.parameters() | {"target": self._target, "limit": limit})
                 return await cursor.fetchall()
 
     async def ids(self, choice: Choice) -> dict[str, list[UUID]]:

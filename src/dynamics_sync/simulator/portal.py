@@ -150,8 +150,7 @@ class Portal:
                 raise ValueError(f"{name} has a wrong type")
         self.drift = Drift(**drift)
         if "secret" in wish:
-            Webhook(str(wish["secret"]))  # ValueError if it is none
-            self.secrets = (str(wish["secret"]),)
+            self.secrets = (_secret(wish["secret"]),)
 
     def _faulty(self, fault: Fault | None) -> web.Response | None:
         if fault is None or fault.kind is not FaultKind.STATUS:
@@ -219,6 +218,13 @@ def _parsed(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _secret(given: object) -> str:
+    if not isinstance(given, str) or not given.removeprefix("whsec_"):
+        raise ValueError("secret must be whsec_ and base64")
+    Webhook(given)  # ValueError if it is no base64
+    return given
 
 
 def _key_of(body: bytes) -> str | None:
