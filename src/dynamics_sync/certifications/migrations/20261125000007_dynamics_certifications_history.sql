@@ -27,13 +27,15 @@ grant select on public.certification_renewal_events to authenticated;
 grant select, insert on public.certification_renewal_events to service_role;
 
 create policy who_sees_certification_sees_its_events on public.certification_renewal_events for select to authenticated
-using (certification_id = any (array(select c.id from public.certifications c)));
+using (exists (select from public.certifications c where c.id = certification_id));
 
 -- Finding the longest ones must not read them all.
 create index certifications_with_oversized_history on public.certifications (id)
 where case when jsonb_typeof(renewal_history) = 'array' then jsonb_array_length(renewal_history) > 500 else false end;
 
 do $do$
+declare
+  installer constant name := current_user;
 begin
   grant create on schema dynamics_certifications to service_role;
   set local role service_role;
@@ -551,7 +553,7 @@ begin
     return entry;
   end
   $$;
-  reset role;
+  perform set_config('role', installer, true);
   revoke create on schema dynamics_certifications from service_role;
 end
 $do$;
@@ -566,6 +568,8 @@ referencing new table as added for each statement execute function dynamics_cert
 
 -- The functions in public call the two that stay, with the user's rights.
 do $do$
+declare
+  installer constant name := current_user;
 begin
   set local role service_role;
   revoke execute on function dynamics_certifications.is_day, dynamics_certifications.is_uuid,
@@ -578,7 +582,7 @@ begin
     dynamics_certifications.repair_history, dynamics_certifications.oversized_histories,
     dynamics_certifications.append_renewal from public, anon, authenticated;
   grant execute on function dynamics_certifications.append_renewal, dynamics_certifications.upgraded to authenticated;
-  reset role;
+  perform set_config('role', installer, true);
 end
 $do$;
 
