@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from security.world import Connection, acting, certification_id, claims
+from security.world import Connection, acting, certification_id, claims, organisation_id
 
 COUNT = "select count(*) from public.certifications"
 TABLES = ("organisations", "chapters", "chapter_memberships", "peer_mentors", "certifications")
@@ -129,13 +129,13 @@ create function hostile.current_setting(a pg_catalog.text, b pg_catalog.bool) re
 
 @pytest.fixture(params=["owner", "supabase_owner"], ids=["bare", "Supabase"])
 def intruder(request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """Cora in a session of her own, in which no function has been prepared yet, with a schema that she may fill."""
+    """Olga in a session of her own, in which no function has been prepared yet, with a schema that she may fill."""
     owner: Connection = request.getfixturevalue(request.param)
     with psycopg.connect(owner.info.dsn, password=owner.info.password) as fresh:
         fresh.execute("create schema hostile authorization authenticated")
-        with acting(fresh, "authenticated", claims("Cora")) as cora:
-            cora.execute(CAUGHT)
-            yield cora
+        with acting(fresh, "authenticated", claims("Olga")) as olga:
+            olga.execute(CAUGHT)
+            yield olga
         fresh.rollback()
 
 
@@ -150,9 +150,11 @@ def whose_rights_it_had(connection: Connection) -> set[str]:
 def test_no_code_of_the_users_runs_with_other_rights(intruder: Connection, planted: str, path: str) -> None:
     intruder.execute(planted.encode())
     intruder.execute(f"set local search_path = {path}".encode())
-    for table in TABLES:
-        intruder.execute(f"select from public.{table}".encode())
-    assert intruder.execute("update public.certifications set status = 'active'").rowcount == 2
+    for relation in (*TABLES, "public_peer_mentors"):
+        intruder.execute(f"select from public.{relation}".encode())
+    assert intruder.execute("update public.certifications set status = 'active'").rowcount == 3
+    read = intruder.execute("select from public.read_certifications(%s, 'review')", [organisation_id("A")])
+    assert read.rowcount == 3
     intruder.execute(
         "insert into public.certifications (peer_mentor_id, chapter_id) select id, chapter_id from public.peer_mentors"
     )
