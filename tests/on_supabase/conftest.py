@@ -1,0 +1,54 @@
+"""Projects as Supabase has them: the database, migrated by a `postgres` that is no superuser, and PostgREST."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from dynamics_sync.postgres.connections import Connection, connect
+from dynamics_sync.postgres.migrate import migrate
+from support.jwt import JWT_SECRET
+from support.postgres import EVERYTHING
+from support.postgrest import rest_server
+from support.supabase import GRANT_ON_EVERYTHING_NEW, ROLES, SCHEMAS, bare_server, database_of, roles
+from support.supabase_gateway import Gateway, gateway
+
+KINDS = {"older": ("pg15", SCHEMAS + ";" + GRANT_ON_EVERYTHING_NEW), "newer": ("pg17", SCHEMAS)}
+"""Those from before 2026 grant each new table to all API roles; since then none is granted."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's addresses."""
+
+    owner: str
+    """The database's, for `postgres`."""
+    rest: str
+    """PostgREST's."""
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """One of each kind. Tests share it, and make what they act on anew."""
+    server, inside = KINDS[request.param]
+    log = tmp_path_factory.mktemp("postgrest") / "postgrest.log"
+    with bare_server(server) as superuser, roles(superuser, ROLES):
+        with database_of("postgres", superuser, inside) as owner:
+            asyncio.run(migrate(owner, EVERYTHING))
+            with rest_server(owner, JWT_SECRET, log) as rest:
+                yield Project(owner, rest)
+
+
+@pytest.fixture
+async def supabase(project: Project) -> AsyncIterator[Gateway]:
+    """The project as apps reach it."""
+    async with gateway(project.rest) as running:
+        yield running
+
+
+@pytest.fixture
+async def owner(project: Project) -> AsyncIterator[Connection]:
+    """The project's `postgres`."""
+    async with await connect(project.owner) as connection:
+        yield connection
