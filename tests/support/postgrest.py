@@ -11,8 +11,8 @@ from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
-from support.commands import free_port
 from support.npm import postgrest
+from support.ports import free_port
 from support.supabase import PASSWORD
 
 EXPOSED = "public, graphql_public"
