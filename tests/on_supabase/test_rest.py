@@ -128,20 +128,22 @@ async def test_what_she_changes_reaches_dynamics(
         assert (await on.record(str(hers.certification)) or {})["hlf_status"] == EXPIRED
 
 
-async def test_she_moves_none_to_a_foreign_chapter_and_takes_none_from_there(
+async def test_she_moves_none_to_a_foreign_chapter_and_changes_and_adds_none_there(
     supabase: Gateway, owner: Connection, hers: Chapter, foreign: Chapter
 ) -> None:
     async with supabase.client(PUBLISHABLE, user_token(hers.coordinator)) as app:
         certifications = app.table("certifications")
         async with refused(INSUFFICIENT_PRIVILEGE):
             await certifications.update({"chapter_id": str(foreign.id)}).eq("id", str(hers.certification)).execute()
-        taken = certifications.update({"chapter_id": str(hers.id)}).eq("id", str(foreign.certification))
-        assert (await taken.execute()).data == []
-        async with refused(INSUFFICIENT_PRIVILEGE):
-            await certifications.insert({"peer_mentor_id": str(foreign.mentor), "chapter_id": str(hers.id)}).execute()
-    where = "select id, chapter_id from public.certifications where id = any(%s) order by id"
-    found = await (await owner.execute(where, [[hers.certification, foreign.certification]])).fetchall()
-    assert found == sorted([(hers.certification, hers.id), (foreign.certification, foreign.id)])
+        changed = certifications.update({"status": "revoked"}).eq("id", str(foreign.certification))
+        assert (await changed.execute()).data == []
+        for chapter in (hers, foreign):
+            added = {"peer_mentor_id": str(foreign.mentor), "chapter_id": str(chapter.id)}
+            async with refused(INSUFFICIENT_PRIVILEGE):
+                await certifications.insert(added).execute()
+    query = "select id, chapter_id, status from public.certifications where chapter_id = any(%s)"
+    found = await (await owner.execute(query, [[hers.id, foreign.id]])).fetchall()
+    assert sorted(found) == sorted((each.certification, each.id, "active") for each in (hers, foreign))
 
 
 async def test_what_a_user_says_of_themselves_makes_them_nothing(supabase: Gateway, hers: Chapter) -> None:
