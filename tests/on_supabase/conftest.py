@@ -29,15 +29,35 @@ class Project:
 
 
 @pytest.fixture(scope="session", params=KINDS)
-def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def superuser(kind: str) -> Iterator[str]:
+    """The address of `supabase_admin`, on a server with Supabase's roles."""
+    server, _ = KINDS[kind]
+    with bare_server(server) as address, roles(address, ROLES):
+        yield address
+
+
+@pytest.fixture
+def new_database(superuser: str, kind: str) -> Iterator[str]:
+    """The address of `postgres` in the database of a project that is new."""
+    _, inside = KINDS[kind]
+    with database_of("postgres", superuser, inside) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def project(superuser: str, kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """One of each kind. Tests share it, and make what they act on anew."""
-    server, inside = KINDS[request.param]
+    _, inside = KINDS[kind]
     log = tmp_path_factory.mktemp("postgrest") / "postgrest.log"
-    with bare_server(server) as superuser, roles(superuser, ROLES):
-        with database_of("postgres", superuser, inside) as owner:
-            asyncio.run(migrate(owner, EVERYTHING))
-            with rest_server(owner, JWT_SECRET, log) as rest:
-                yield Project(owner, rest)
+    with database_of("postgres", superuser, inside) as owner:
+        asyncio.run(migrate(owner, EVERYTHING))
+        with rest_server(owner, JWT_SECRET, log) as rest:
+            yield Project(owner, rest)
 
 
 @pytest.fixture

@@ -1,18 +1,14 @@
 """What Supabase's own advisors say of a migrated project: its real command line, which runs its linter, `splinter`."""
 
-import asyncio
-import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import LiteralString
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from dynamics_sync.postgres.connections import Connection
 from on_supabase.conftest import Project
-from support.npm import supabase_cli
+from support.supabase_cli import supabase
 
 ACCEPTED = {"unused_index"}
 """Of level INFO: nobody has asked anything of a new database. Which index serves which query, its own tests show."""
@@ -34,26 +30,11 @@ drop function if exists public.open_function; drop policy if exists slow on publ
 alter table public.organisations drop column if exists part_of
 """
 
-SILENT = {"SUPABASE_TELEMETRY_DISABLED": "1", "SUPABASE_NO_UPDATE_NOTIFIER": "1", "SUPABASE_NO_KEYRING": "1"}
-"""It talks to nobody but the database."""
 
-
-async def findings(project: Project, home: Path) -> dict[str, list[str]]:
+async def findings(project: Project, cwd: Path) -> dict[str, list[str]]:
     """What each lint found, by its name."""
-    at = conninfo_to_dict(project.owner)
-    address = f"postgresql://{at['user']}:{at['password']}@{at['host']}:{at['port']}/{at['dbname']}"
-    process = await asyncio.create_subprocess_exec(
-        *(supabase_cli(), "db", "advisors", f"--remote={address}", "--level=info", "--output-format=json"),
-        cwd=home,
-        env={**os.environ, **SILENT, "SUPABASE_HOME": str(home)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, errors.decode()
     found: dict[str, list[str]] = {}
-    for result in json.loads(output)["results"]:
+    for result in (await supabase("db", "advisors", "--level=info", database=project.owner, cwd=cwd))["results"]:
         found.setdefault(result["name"], []).append(f"{result['level']}: {result['detail']}")
     return found
 
