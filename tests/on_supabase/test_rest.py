@@ -15,6 +15,7 @@ from support.jwt import token, unsigned, user_token, with_claims
 from support.supabase_gateway import LEGACY_ANON, LEGACY_SERVICE, PUBLISHABLE, SECRET, Gateway
 
 QUEUE = "dynamics_sync_retry_queue"
+LISTING = "public_peer_mentors"
 TABLES = {"organisations", "chapters", "chapter_memberships", "peer_mentors", "certifications"}
 EXPIRED = 100000003
 
@@ -88,7 +89,7 @@ async def test_not_even_a_service_key_reaches_the_schemas_behind(supabase: Gatew
 
 @pytest.mark.parametrize(
     ("user", "offered"),
-    [(None, set()), (user_token(uuid4()), TABLES)],
+    [(None, {LISTING}), (user_token(uuid4()), {LISTING, "rpc/read_certifications", *TABLES})],
     ids=["anon", "signed in"],
 )
 async def test_nothing_else_is_offered(supabase: Gateway, user: str | None, offered: set[str]) -> None:
@@ -101,6 +102,18 @@ async def test_anon_reads_none_of_the_tables(supabase: Gateway) -> None:
         for table in TABLES:
             async with refused(INSUFFICIENT_PRIVILEGE):
                 await app.table(table).select("*").execute()
+
+
+@pytest.mark.parametrize("key", [PUBLISHABLE, LEGACY_ANON], ids=["publishable", "legacy"])
+async def test_anybody_reads_the_listing_until_a_certification_is_revoked(
+    supabase: Gateway, owner: Connection, hers: Chapter, key: str
+) -> None:
+    async with supabase.client(key) as app:
+        listed = app.table(LISTING).select("*").eq("id", str(hers.mentor))
+        (mentor,) = (await listed.execute()).data
+        assert mentor.keys() == {"id", "display_name", "chapter_id", "chapter_name", "organisation_name"}
+        await owner.execute("update public.certifications set status = 'revoked' where id = %s", [hers.certification])
+        assert (await listed.execute()).data == []
 
 
 async def test_a_coordinator_sees_the_certifications_of_her_chapter_and_no_others(
