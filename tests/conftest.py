@@ -3,19 +3,29 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from dynamics_sync.postgres.connections import Connection, connect
 from support.database_clock import DatabaseClock
+from support.pooler import engines_through, pgbouncer
 from support.postgres import SERVERS, Cluster, binaries, cluster
 
 REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
+POOLED = " pooled"
+"""Behind a server's name: engines reach it through a pooler."""
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pooler", action="store_true", help="let all engines go through PgBouncer in transaction mode")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends a run as Ctrl-C does: nothing that a test has started is left behind. A shell's background job would
     ignore Ctrl-C, and so would all that it starts."""
+    config.addinivalue_line("markers", "pooled_too: runs a second time with engines behind a pooler")
+    config.addinivalue_line("markers", "direct: no pooler stands before the database, whatever is asked for")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
 
@@ -23,8 +33,6 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def clusters() -> Iterator[dict[str, Cluster]]:
     """Servers by name, started when first asked for."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         class Started(dict[str, Cluster]):
@@ -35,16 +43,40 @@ def clusters() -> Iterator[dict[str, Cluster]]:
         yield Started()
 
 
+@pytest.fixture(scope="session")
+def poolers(clusters: dict[str, Cluster]) -> Iterator[dict[str, int]]:
+    """The ports of poolers before the servers, started when first asked for."""
+    with ExitStack() as stack:
+
+        class Started(dict[str, int]):
+            def __missing__(self, name: str) -> int:
+                self[name] = stack.enter_context(pgbouncer(clusters[name].url))
+                return self[name]
+
+        yield Started()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "server" in metafunc.fixturenames:
-        every = metafunc.definition.get_closest_marker("every_postgres")
-        metafunc.parametrize("server", SERVERS if every else ["pg18"], indirect=True)
+    if "server" not in metafunc.fixturenames:
+        return
+    marked = metafunc.definition.get_closest_marker
+    servers = [*SERVERS] if marked("every_postgres") else ["pg18"]
+    if metafunc.config.getoption("--pooler"):
+        servers = servers if marked("direct") else [name + POOLED for name in servers]
+    elif marked("pooled_too"):
+        servers.append("pg18" + POOLED)
+    metafunc.parametrize("server", servers, indirect=True)
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Cluster:
+def server(request: pytest.FixtureRequest, clusters: dict[str, Cluster], poolers: dict[str, int]) -> Iterator[Cluster]:
     """The server that the test runs on."""
-    return clusters[request.param]
+    name = request.param.removesuffix(POOLED)
+    if name == request.param:
+        yield clusters[name]
+        return
+    with engines_through(poolers[name], clusters[name].url):
+        yield clusters[name]
 
 
 @pytest.fixture

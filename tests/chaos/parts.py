@@ -21,8 +21,9 @@ from chaos.history import TORN, Event, State, Write
 from chaos.load import number_of
 from dynamics_sync.postgres import embedded
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from support.commands import COMMAND, free_port
+from support.commands import COMMAND
 from support.engine import ENTITY_SET
+from support.ports import free_port
 from support.postgres import binaries
 
 LATENCY_SECONDS = 0.06

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import COMMAND, free_port, refused, run
+from support.commands import COMMAND, refused, run
+from support.ports import free_port
 
 
 def test_migrate_status_and_an_empty_queue(empty_database: str, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ async def replay_process(database: str, cwd: Path, *words: str) -> AsyncIterator
         await process.communicate()
 
 
+@pytest.mark.pooled_too
 async def test_an_outage_from_the_first_failure_to_the_last_arrival(
     database: str, command: Run, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from structlog.testing import capture_logs
 
 from support.engine import LAST_DAY, stage
 
+pytestmark = pytest.mark.pooled_too
+
 ACTIVE, EXPIRED, REVOKED = 100000001, 100000003, 100000004
 
 

@@ -3,31 +3,26 @@ the database, both by one clock."""
 
 import asyncio
 import contextlib
-import os
-import shutil
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 from rich.table import Table
 
 from chaos.checker import check
 from chaos.history import History, Request
 from chaos.load import NOTE_CIRCUIT, circuit_history
-from chaos.parts import TESTS, answers
+from chaos.parts import TESTS
 from chaos.workers import requests_in
 from dynamics_sync.postgres.binaries import wheel_binaries
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
-from support.commands import free_port, worker_processes
+from support.commands import worker_processes
 from support.engine import Stage, stage
 from support.postgres import EVERYTHING, in_memory
 
@@ -127,48 +122,22 @@ async def test_one_failure_each_of_three_processes_opens_it(database: str, tmp_p
     assert len({request.sender for request in requests}) == 3
 
 
-@contextmanager
-def pgbouncer(database: str, directory: Path) -> Iterator[str]:
-    """The address of a pooler that gives a server connection for one transaction only."""
-    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed: apt-get install pgbouncer")
-    server, port = conninfo_to_dict(database), free_port()
-    with tempfile.TemporaryDirectory(prefix="dynamics-sync-test-") as configured:
-        config = Path(configured) / "pgbouncer.ini"
-        config.write_text(
-            f"[databases]\n{server['dbname']} = host={server['host']} port={server['port']} user={server['user']} "
-            f"password={server['password']}\n"
-            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
-            "unix_socket_dir =\n"
-        )
-        Path(configured).chmod(0o755)
-        as_nobody = ["--user", "nobody"] if os.geteuid() == 0 else []
-        with (directory / "pgbouncer.log").open("wb") as log:
-            process = subprocess.Popen([program, *as_nobody, str(config)], stdout=log, stderr=log)
-        try:
-            yield f"postgresql://{server['user']}@127.0.0.1:{port}/{server['dbname']}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-async def test_behind_a_pooler_that_passes_no_notify_on_everything_arrives(database: str, tmp_path: Path) -> None:
+@pytest.mark.pooled_too
+async def test_after_an_outage_and_a_replay_everything_has_arrived(database: str, tmp_path: Path) -> None:
+    """A pooler passes no notification on: there, polling finds everything."""
     async with stage(database, working=False) as on:
         await on.user.execute(NOTE_CIRCUIT)
-        with pgbouncer(database, tmp_path) as pooled:
-            await answers("127.0.0.1", urlsplit(pooled).port or 0)
-            async with worker_processes(on, pooled, tmp_path, 3, first=TRACED, cool_down_seconds="0.4"):
-                keys = [await on.issue() for _ in range(60)]
-                await on.settled()
-                await on.fault(kind="status", status=503)
-                await on.user.execute("update public.certifications set status = 'revoked'")
-                await on.until(OPEN)
-                await on.lift_faults()
-                await on.settled()
-                queue = on.engine.stores.queue
-                await queue.replay([entry.id for entry in await queue.entries()], "tester")
-                await on.settled()
+        async with worker_processes(on, database, tmp_path, 3, first=TRACED, cool_down_seconds="0.4"):
+            keys = [await on.issue() for _ in range(60)]
+            await on.settled()
+            await on.fault(kind="status", status=503)
+            await on.user.execute("update public.certifications set status = 'revoked'")
+            await on.until(OPEN)
+            await on.lift_faults()
+            await on.settled()
+            queue = on.engine.stores.queue
+            await queue.replay([entry.id for entry in await queue.entries()], "tester")
+            await on.settled()
         history = History(requests=left(tmp_path), circuit=await circuit_history(on.user))
         assert {(await on.record(key) or {})["hlf_status"] for key in keys} == {REVOKED}
     assert check(history) == []

@@ -53,6 +53,7 @@ async def issued(on: Stage, count: int) -> Sequence[str]:
 
 
 @pytest.mark.every_postgres
+@pytest.mark.pooled_too
 async def test_each_kind_of_difference_is_found_and_repaired(database: str) -> None:
     async with stage(database) as on:
         same, edited, lost, deleted, reactivated, restored, never_sent = await issued(on, 7)

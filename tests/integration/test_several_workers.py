@@ -92,6 +92,7 @@ async def test_every_record_arrives_and_none_has_two_requests_at_once(database: 
         await assert_never_two_requests_for_one_record(on)
 
 
+@pytest.mark.pooled_too
 async def test_so_it_is_while_dynamics_fails_again_and_again(database: str) -> None:
     """With what people do at the end: they replay what was given up."""
     async with stage(database, working=False) as on, workers(on, 3, cool_down_seconds=0.05):
@@ -109,6 +110,7 @@ async def test_so_it_is_while_dynamics_fails_again_and_again(database: str) -> N
         assert {entry[0] for entry in await on.queue()} <= {"replayed", "superseded"}
 
 
+@pytest.mark.pooled_too
 async def test_no_request_leaves_while_the_circuit_is_open_and_one_is_the_probe(
     database: str, database_clock: DatabaseClock
 ) -> None:

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from support.commands import worker_process
 from support.engine import stage
 
 WAITING = "select record_key, lease_owner, lease_until from dynamics_sync.outbox"
 
 
+@pytest.mark.pooled_too
 async def test_the_request_in_flight_is_settled_and_a_back_off_is_not_waited_out(database: str, tmp_path: Path) -> None:
     async with (
         stage(database, working=False) as on,

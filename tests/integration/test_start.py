@@ -10,7 +10,8 @@ import pytest
 
 from dynamics_sync import app, sandbox
 from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig
-from support.commands import free_port, refused, start
+from support.commands import refused, start
+from support.ports import free_port
 from support.postgres import Cluster
 
 SECRET = "s3cret~value"

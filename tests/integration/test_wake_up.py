@@ -27,6 +27,7 @@ async def test_without_a_listener_changes_are_found_by_polling(database: str) ->
         await job
 
 
+@pytest.mark.direct
 async def test_a_change_that_notifies_nobody_is_found_by_polling(database: str) -> None:
     async with stage(database) as on:
         key = await on.issue()
@@ -37,6 +38,7 @@ async def test_a_change_that_notifies_nobody_is_found_by_polling(database: str) 
         assert len(await on.requests()) == 2
 
 
+@pytest.mark.direct
 async def test_a_notification_wakes_a_worker_that_hardly_ever_polls(database: str) -> None:
     async with stage(database, poll_seconds=600) as on:
         await listener_pid(on)
@@ -45,6 +47,7 @@ async def test_a_notification_wakes_a_worker_that_hardly_ever_polls(database: st
             await on.settled()
 
 
+@pytest.mark.direct
 async def test_a_lost_listener_comes_back_and_what_it_missed_is_found(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,12 +15,16 @@ from typing import Any
 import aiohttp
 
 from support.engine import Stage
+from support.pooler import for_engine
+from support.ports import free_port
 
 START = "from dynamics_sync.cli import main; main()"
 COMMAND = [sys.executable, "-c", START]
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
+    if "database_url" in settings:
+        settings = settings | {"database_url": for_engine(settings["database_url"])}
     return {**os.environ, **{f"DYNAMICS_SYNC_{name.upper()}": value for name, value in settings.items()}}
 
 
@@ -47,12 +50,6 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in " ".join(done.stderr.split())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

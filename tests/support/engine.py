@@ -15,6 +15,7 @@ from dynamics_sync import app, sandbox
 from dynamics_sync.postgres.connections import Connection, connect
 from dynamics_sync.settings import Settings, load_settings
 from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig
+from support.pooler import for_engine
 
 ENTITY_SET = "hlf_certifications"
 LAST_DAY = "2099-01-31"
@@ -147,8 +148,9 @@ async def stage(
         if portal:
             await user.execute("select dynamics_sync.watch('public.certifications', 'id', 'portal')")
             overrides = {"portal_url": simulator.url, "portal_secret": PORTAL_SECRET} | overrides
-        settings = engine_settings(database_url, simulator.url, **overrides)
-        async with app.open_engine(settings, database_url) as engine:
+        address = for_engine(database_url)
+        settings = engine_settings(address, simulator.url, **overrides)
+        async with app.open_engine(settings, address) as engine:
             mentor, chapter = uuid4(), uuid4()
             if mapping is None:
                 await _prepare_certifications(user, mentor, chapter)

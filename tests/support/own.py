@@ -46,6 +46,7 @@ class Own:
     @asynccontextmanager
     async def engine_for(self, on: Stage) -> AsyncIterator[app.Engine]:
         """Another engine between the same database and simulator, with the mapping as it is now."""
-        settings = engine_settings(self.database, on.simulator.url, mapping=self.mapping)
-        async with app.open_engine(settings, self.database) as engine:
+        address = on.engine.database_url
+        settings = engine_settings(address, on.simulator.url, mapping=self.mapping)
+        async with app.open_engine(settings, address) as engine:
             yield engine

@@ -162,13 +162,25 @@ def _why_no_connection(database_url: str, error: psycopg.Error) -> str:
     return f"Cannot connect to {where}: the server did not accept the connection. Check address, port and firewall."
 
 
+_NOT_LET_IN = "the user or password is wrong. Correct DYNAMICS_SYNC_DATABASE_URL."
+_NO_CONNECTION_LEFT = "the server has no connection left. Raise its limit, or close some."
+_NO_SUCH_PROJECT = (
+    "the pooler knows no such project. Copy the host and the user, postgres.<project>, from Supabase's page Connect."
+)
+
+# PgBouncer and Supabase's pooler have words of their own.
 _SIGNS = (
-    ("password authentication failed", "the user or password is wrong. Correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("password authentication failed", _NOT_LET_IN),
+    ("sasl authentication failed", _NOT_LET_IN),
     ("no password supplied", "the server wants a password. Put one into DYNAMICS_SYNC_DATABASE_URL."),
     ("does not exist", "the database or the user does not exist. Create it, or correct DYNAMICS_SYNC_DATABASE_URL."),
+    ("tenant or user not found", _NO_SUCH_PROJECT),
+    ("tenant/user", _NO_SUCH_PROJECT),
     ("no pg_hba.conf entry", "the server does not let this user in from here. Add a line to its pg_hba.conf."),
-    ("too many", "the server has no connection left. Raise its limit, or close some."),
-    ("remaining connection slots", "the server has no connection left. Raise its limit, or close some."),
+    ("too many", _NO_CONNECTION_LEFT),
+    ("remaining connection slots", _NO_CONNECTION_LEFT),
+    ("no more connections allowed", _NO_CONNECTION_LEFT),
+    ("max clients reached", _NO_CONNECTION_LEFT),
     ("ssl", "TLS could not be agreed on. Check sslmode and sslrootcert in DYNAMICS_SYNC_DATABASE_URL."),
     ("certificate", "the server's certificate is not trusted. Check sslrootcert in DYNAMICS_SYNC_DATABASE_URL."),
     ("resolve", "the host name is unknown. Correct DYNAMICS_SYNC_DATABASE_URL."),

@@ -18,6 +18,7 @@ create table dynamics_sync.frozen_rights (
   grantee regrole not null,
   privilege text not null,
   is_grantable boolean not null,
+  id bigint generated always as identity primary key,
   unique nulls not distinct (relation, column_name, grantor, grantee, privilege)
 );
 comment on column dynamics_sync.frozen_rights.column_name is 'Null for the whole table.';
