@@ -50,7 +50,7 @@ class Function:
         return f"{self.callee}({', '.join(arguments)})"
 
 
-_PLAUSIBLE = {"text": "'x'", "date": "current_date", "integer": "1", "boolean": "true"}
+_PLAUSIBLE = {"text": "'renewed'", "date": "current_date", "integer": "1", "boolean": "true"}
 
 _RELATIONS = """
 select c.oid::regclass::text, c.relkind::text,

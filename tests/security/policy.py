@@ -58,6 +58,8 @@ RIGHTS: Mapping[str, Mapping[str, Rights]] = {
 """By relation and role, the columns on which they hold a right."""
 
 READ = "public.read_certifications(uuid,text)"
+READ_HISTORY = "public.read_renewals(uuid)"
+APPEND = "public.append_renewal(uuid,text,date,date,uuid)"
 
 _USERS = frozenset({AUTHENTICATED})
 _EVERYBODY = frozenset({ANON, AUTHENTICATED})
@@ -72,7 +74,11 @@ FUNCTIONS: Mapping[str, frozenset[str]] = {
     "dynamics_certifications.own_mentors()": _USERS,
     "dynamics_certifications.listed_mentors()": _EVERYBODY,
     "dynamics_certifications.read_certifications(uuid,text)": _USERS,
+    "dynamics_certifications.upgraded(uuid,jsonb)": _USERS,
+    "dynamics_certifications.append_renewal(uuid,text,date,date,uuid)": _USERS,
     READ: _USERS,
+    READ_HISTORY: _USERS,
+    APPEND: _USERS,
 }
 """Which users hold execute. `ROWS` says which rows they reach with functions that take ids."""
 
@@ -88,12 +94,16 @@ def _seen(organisations: str = "", chapters: str = "", memberships: str = "", me
         "public.peer_mentors": {Verb.SELECT: _names(mentors)},
         "public.certifications": {Verb.SELECT: _names(mentors)},
         "public.certification_renewal_events": {Verb.SELECT: _names(mentors)},
+        READ_HISTORY: {Verb.EXECUTE: _names(mentors)},
     }
 
 
 def _managed(mentors: str) -> dict[str, Rows]:
     verbs = (Verb.SELECT, Verb.INSERT, Verb.UPDATE)
-    return {"public.certifications": {verb: _names(mentors) for verb in verbs}}
+    return {
+        "public.certifications": {verb: _names(mentors) for verb in verbs},
+        APPEND: {Verb.EXECUTE: _names(mentors)},
+    }
 
 
 def _read(mentors: str) -> dict[str, Rows]:

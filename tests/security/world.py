@@ -89,6 +89,11 @@ def populate(owner: Connection) -> None:
             "values (%s, %s, %s, 'active', current_date - 100, current_date + 100)",
             [certification_id(name), mentor_id(name), chapter_id(chapter)],
         )
+        owner.execute(
+            "insert into public.certification_renewal_events (certification_id, position, event, on_day) "
+            "values (%s, 1, 'issued', current_date - 100)",
+            [certification_id(name)],
+        )
     owner.execute(
         "insert into public.dynamics_sync_retry_queue (id, source_table, record_key, operation_type, payload_json, "
         "failure_reason, error_code, attempt_count, status) "
