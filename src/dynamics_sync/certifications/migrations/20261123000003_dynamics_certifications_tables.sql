@@ -75,6 +75,9 @@ create table public.certifications (
 );
 create index certifications_of_mentor on public.certifications (peer_mentor_id);
 create index certifications_of_chapter on public.certifications (chapter_id);
+-- Finding the longest histories must not read them all.
+create index certifications_with_oversized_history on public.certifications (id)
+where case when jsonb_typeof(renewal_history) = 'array' then jsonb_array_length(renewal_history) > 500 else false end;
 -- Those that can be valid: what the listing goes through, and what the sweep looks up chapter by chapter.
 create index certifications_in_force on public.certifications (chapter_id, status, expires_on)
 where status in ('active', 'expiring');

@@ -29,10 +29,6 @@ grant select, insert on public.certification_renewal_events to service_role;
 create policy who_sees_certification_sees_its_events on public.certification_renewal_events for select to authenticated
 using (exists (select from public.certifications c where c.id = certification_id));
 
--- Finding the longest ones must not read them all.
-create index certifications_with_oversized_history on public.certifications (id)
-where case when jsonb_typeof(renewal_history) = 'array' then jsonb_array_length(renewal_history) > 500 else false end;
-
 do $do$
 declare
   installer constant name := current_user;
