@@ -24,9 +24,6 @@ from dynamics_sync.web.webhooks import Webhooks
 RECEIVING_POOL_SIZE = 2
 """Connections of their own: a busy worker must not keep a delivery waiting."""
 
-LEASE_MARGIN_SECONDS = 30.0
-"""What may come between two questions to Dynamics. A delivery whose lease ran out is applied by somebody else."""
-
 
 def webhook_secrets(settings: Settings) -> WebhookSecrets:
     """The secrets as they are set.
@@ -63,7 +60,7 @@ def make_inbox(
         mapping=mapping,
         types=types,
         clock=clock,
-        settings=InboxSettings(settings.poll_seconds, 2 * settings.request_timeout_seconds + LEASE_MARGIN_SECONDS),
+        settings=InboxSettings(settings.poll_seconds),
     )
 
 

@@ -2,14 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.connections import connect
-from support.webhooks import Event, option
+from dynamics_sync.postgres.migrate import MACHINERY, migrate
+from support.by_hand import hand
+from support.commands import worker_process
+from support.engine import stage
+from support.postgres import Cluster
+from support.webhooks import SECRET, Dataverse, Event, option
 from support.webhooks_room import STATUS, Room, room
 
 LONG_AGO = timedelta(hours=1)
@@ -312,3 +321,78 @@ async def test_a_trigger_that_alters_what_came_has_the_record_sent(here: Room) -
     record = await here.on.record(key)
     assert record is not None
     assert (record["hlf_status"], record["hlf_expireson"]) == (STATUS["revoked"], "2030-01-01")
+
+
+async def test_a_killed_worker_leaves_what_it_stored_to_the_next_one(database: str, tmp_path: Path) -> None:
+    """Killed between storing and applying, and once more in the middle of applying."""
+    async with stage(database, working=False) as on:
+        key = await on.issue()
+        settings = {"webhooks": "on", "webhook_secret": SECRET}
+        async with worker_process(on, database, tmp_path, **settings) as worker:
+            await on.settled()
+            await on.user.execute("update dynamics_sync.record_state set applied_at = applied_at - interval '1 day'")
+            here = Room(on, await hand(on), Dataverse(worker.url, on.http))
+            event = await here.event(key, hlf_status=option(STATUS["revoked"]))
+            async with await connect(database) as other, other.transaction():
+                await other.execute("select from public.certifications where id = %s for update", [key])
+                assert await here.dataverse.tell(event) == 202
+                await on.until("select count(*) = 1 from dynamics_sync.inbox where lease_owner is not null")
+                worker.process.kill()
+                await worker.process.wait()
+        assert await here.inbox() == [("received", None)]
+        assert (await here.row(key))[0] == "active"
+        await on.user.execute("update dynamics_sync.inbox set lease_until = clock_timestamp()")
+        async with worker_process(on, database, tmp_path, **settings):
+            await here.told()
+        assert await here.inbox() == [("applied", None)]
+        assert (await here.row(key))[0] == "revoked"
+        assert len(await on.requests()) == 1
+
+
+OWN = """
+[[tables]]
+source = "public.people"
+key = "id"
+entity_set = "hlf_certifications"
+logical_name = "hlf_certification"
+alternate_key = "hlf_externalid"
+[tables.columns]
+mood = { to = "hlf_mood", owner = "dynamics" }
+"""
+
+
+@pytest.fixture
+def as_ordinary_owner(server: Cluster) -> Iterator[str]:
+    """The address of a database whose owner is neither superuser nor sees past row-level security."""
+    name = f"owner_{uuid4().hex}"
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute(f"create role {name} login password 'only-here'; grant service_role to {name}".encode())
+        admin.execute(f"create database {name} owner {name}".encode())
+        yield make_conninfo(server.url_of(name), user=name, password="only-here")
+        admin.execute(f"drop database {name} with (force)".encode())
+        admin.execute(f"drop role {name}".encode())
+
+
+@pytest.mark.every_postgres
+async def test_an_ordinary_owner_will_do_and_service_role_needs_leave_to_write(
+    database: str, as_ordinary_owner: str, tmp_path: Path
+) -> None:
+    url = as_ordinary_owner
+    await migrate(url, [MACHINERY])
+    (tmp_path / "mapping.toml").write_text(OWN)
+    async with await connect(url) as owner:
+        await owner.execute("""
+            create table public.people (id text primary key, mood text);
+            alter table public.people enable row level security;
+            select dynamics_sync.watch('public.people');
+            insert into public.people values ('kari', 'good')
+        """)
+        async with room(url, mapping=tmp_path / "mapping.toml") as here:
+            await here.on.settled()
+            await here.told(await here.event("kari", hlf_mood="better"))
+            assert await here.inbox() == [("requires_investigation", "inbox.may_not_write")]
+            await owner.execute("grant update on public.people to service_role")
+            await here.on.engine.stores.inbox.replay(None, Operator("test"))
+            await here.told()
+            assert await here.inbox() == [("applied", None)]
+            assert await here.on.rows("select mood from public.people") == [("better",)]

@@ -6,6 +6,7 @@ a person steps aside.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ class InboxSettings:
     """How long things take."""
 
     poll_seconds: float = 1.0
-    lease_seconds: float = 60.0
+    lease_seconds: float = 30.0
+    """After which somebody else applies the delivery of a process that died. One that is only slow notices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,9 @@ class Inbox:
         try:
             await self._apply_or_wait(claimed)
         except DatabaseError as error:
-            emit("database.unavailable", "error", exception_type=type(error).__name__)  # the lease ends by itself
+            emit("database.unavailable", "error", exception_type=type(error).__name__)
+            with contextlib.suppress(DatabaseError):  # then the lease ends by itself
+                await self._store.release(claimed, self._settings.poll_seconds)
         except Exception as error:
             emit("inbox.interrupted", "error", exception_type=type(error).__name__, inbox_id=claimed.id)
             await self._failed(claimed, "internal_error")
