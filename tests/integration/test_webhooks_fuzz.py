@@ -1,4 +1,4 @@
-"""The endpoint under schemathesis and under bytes of any kind: never a 500, and what was answered with 202 is stored."""
+"""The endpoint under schemathesis and bytes of any kind: never a 500, and what was answered with 202 is stored."""
 
 import asyncio
 import random
@@ -92,10 +92,8 @@ async def test_requests_of_any_bytes_end_in_an_answer_or_in_silence_and_never_in
 
 
 def request_of(body: bytes) -> bytes:
-    head = (
-        f"POST {PATH}?code={SECRET} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    lines = [f"POST {PATH}?code={SECRET} HTTP/1.1", "Host: here", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 async def raw(dataverse: Dataverse, request: bytes) -> int | None:
