@@ -162,6 +162,7 @@ def test_deliveries_are_told_apart_by_what_makes_them_different() -> None:
     other_step = document | {"OwningExtension": {"Id": SOMEBODY}}
     retried = document | {"CorrelationId": SOMEBODY}
     synchronous = document | {"OperationId": "00000000-0000-0000-0000-000000000000"}
+    of_request = document | {"Mode": 0}
 
     def identity(document: dict[str, Any], **headers: str) -> str:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -179,6 +180,8 @@ def test_deliveries_are_told_apart_by_what_makes_them_different() -> None:
         identity(synchronous, x_request_id="7"),
         identity(synchronous, x_request_id="8"),
         identity(synchronous | {"Depth": 2}, x_request_id="7"),
+        identity(of_request),
+        identity(of_request | {"Depth": 2}),
     ]
     assert len(set(different)) == len(different)
 

@@ -26,6 +26,8 @@ KEPT_HEADERS = (
 )
 """All others are dropped: one of them may be the secret."""
 
+SYNCHRONOUS = 0
+
 TELLING_APART = ("MessageName", "PrimaryEntityName", "PrimaryEntityId", "OperationCreatedOn")
 
 MOST_CHARACTERS = 200
@@ -59,16 +61,17 @@ def _identity(headers: Mapping[str, str], document: Mapping[str, Any], body: byt
     """A system job is one run of one step for one record, so its id would do. The rest is for senders that use one id
     twice: to store a delivery once more does no harm, to take two for one loses a change.
 
-    Without such an id, the request's does not do: it is shared by all that one request caused. There, equal bodies of
+    A synchronous step has no job, and a request's id is shared by all that the request caused. There, equal bodies of
     one request are one delivery.
     """
-    if (operation := guid(document.get("OperationId"))) is not None:
+    operation = guid(document.get("OperationId"))
+    if operation is not None and document.get("Mode") != SYNCHRONOUS:
         told = [document.get(part) for part in TELLING_APART]
         step = document.get("OwningExtension")
         told.append(step.get("Id") if isinstance(step, dict) else None)
         texts = [part if isinstance(part, str) else None for part in told]
         return f"operation {operation} {_digest(json.dumps(texts).encode())}"
-    if request := headers.get("x-request-id"):
+    if request := headers.get("x-request-id") or operation:
         return f"request {_digest(request.encode())} {_digest(body)}"
     return f"body {_digest(body)}"
 
