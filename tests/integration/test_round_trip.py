@@ -35,7 +35,7 @@ class Trip:
 
     async def edit(self, key: str, method: str = "PATCH", **attributes: Any) -> None:
         """A person, in Dynamics' own pages."""
-        url = f"{self.on.simulator.url}/_simulator/records/{ENTITY_SET}/{key}"
+        url = f"{self.on.simulator.url}/_simulator/records/{ENTITY_SET}/hlf_externalid='{key}'"
         async with self.on.http.request(method, url, json={"attributes": attributes}) as response:
             assert response.status == 204, await response.text()
 
@@ -106,7 +106,7 @@ async def test_people_on_both_sides_change_columns_of_the_same_records_and_none_
             record = await way.on.record(key)
             assert record is not None
             status, held = await way.both(key)
-            assert (STATUS[status], record["hlf_expireson"]) == (held, "2029-01-01")
+            assert (status, held, record["hlf_expireson"]) == ("revoked", STATUS["revoked"], "2029-01-01")
 
 
 async def test_what_is_deleted_there_is_made_again(database: str) -> None:

@@ -135,6 +135,11 @@ def test_what_we_wrote_over_without_meaning_it_is_written_there_again() -> None:
     assert (done.writes, done.clashes, done.send) == ({"name": "there"}, [], True)
 
 
+def test_what_a_request_under_way_wrote_over_is_its_owners() -> None:
+    done = resolve(PEOPLE, change(fullname="there"), held(), sides(waiting=frozenset({"grade"})))
+    assert (done.writes, done.clashes) == ({}, [Clash("name", POSTGRES)])
+
+
 def test_what_was_changed_back_there_is_no_conflict() -> None:
     done = resolve(PEOPLE, change(fullname="there"), held(), sides(newest={"fullname": AT}))
     assert (done.writes, done.clashes) == ({}, [])

@@ -184,9 +184,9 @@ class _Case:
             self.resolution.send = True
 
     def _resolve_overwritten(self, name: str, column: Column, told: object) -> None:
-        """Dynamics holds what the row says, and was told to have changed: we may have written over it. Else somebody
-        there has changed it back."""
-        if name in self.sides.waiting or not self.sides.may_have_written_since(self.change):
+        """Dynamics holds what the row says, and was told to have changed: we may have written over it, also with a
+        request that is still under way. Else somebody there has changed it back."""
+        if not self.sides.waiting and not self.sides.may_have_written_since(self.change):
             return
         changed_here = self._changed_here(name, column)
         if changed_here:

@@ -80,7 +80,8 @@ class Place:
     def _columns(self, resolution: Resolution, altered: Collection[str]) -> list[str]:
         """What is then to be said to have changed here. What Dynamics told is not among it."""
         if self.is_ours:
-            return sorted({clash.name for clash in resolution.clashes}.union(altered, self.queued_columns or ()))
+            clashes = {clash.name for clash in resolution.clashes}
+            return sorted(clashes.union(resolution.writes, altered, self.queued_columns or ()))
         return sorted({*self.outbox_columns, *altered}) if self.outbox_columns else []
 
 
