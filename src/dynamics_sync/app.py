@@ -21,9 +21,11 @@ from dynamics_sync.core.operation import DYNAMICS, PORTAL
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Tokens, token_request
+from dynamics_sync.inbox import make_inbox
 from dynamics_sync.postgres.access import PostgresAccess
 from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
+from dynamics_sync.postgres.inbox import PostgresInbox
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
@@ -34,6 +36,7 @@ from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
+from dynamics_sync.sync.inbox import Inbox
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
     TargetStores,
@@ -49,6 +52,7 @@ from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
 from dynamics_sync.web.metrics import add_metrics, metric_sources
 from dynamics_sync.web.server import Server, make_server
+from dynamics_sync.web.webhooks import Webhooks, add_webhooks
 
 CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
 """The tables of the domain that ships."""
@@ -100,6 +104,8 @@ class Stores:
     incidents: PostgresIncidents
     """Of all targets."""
     access: PostgresAccess
+    inbox: PostgresInbox
+    """What Dynamics told."""
     targets: Mapping[str, TargetStores]
     """What is kept of each target of the settings, Dynamics first."""
     migration_sets: tuple[MigrationSet, ...]
@@ -157,6 +163,7 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
             queue=PostgresRetryQueue(pool),
             incidents=PostgresIncidents(pool),
             access=PostgresAccess(pool),
+            inbox=PostgresInbox(pool, DYNAMICS),
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
             sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
@@ -181,6 +188,8 @@ class Engine:
 
     workers: Mapping[str, Worker]
     reconciliation: Reconciliation
+    inbox: Inbox | None
+    """What applies webhooks; None where they are off."""
     stores: Stores
     gateway: DataverseGateway
     tokens: Tokens
@@ -225,17 +234,21 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         if portal is not None:
             opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
             workers[PORTAL] = await stack.enter_async_context(opened)
+        reader = DataverseReader(url=url, session=session, tokens=tokens, clock=clock)
         reconciliation = make_reconciliation(
             settings,
             target=DYNAMICS,
             mapping=mapping,
-            reader=DataverseReader(url=url, session=session, tokens=tokens, clock=clock),
+            reader=reader,
             breaker=stores.breaker,
             pool=stores.pool,
             records=records,
             clock=clock,
         )
-        yield Engine(workers, reconciliation, stores, gateway, tokens, database_url)
+        inbox = make_inbox(
+            settings, mapping=mapping, types=types, reader=reader, breaker=stores.breaker, pool=stores.pool, clock=clock
+        )
+        yield Engine(workers, reconciliation, inbox, stores, gateway, tokens, database_url)
 
 
 async def run_worker(engine: Engine) -> None:
@@ -249,6 +262,8 @@ async def run_worker(engine: Engine) -> None:
         jobs.append(engine.stores.sweep.run())
     if engine.stores.histories is not None:
         jobs.append(HistoryWatch(engine.stores.histories, SystemClock()).run())
+    if engine.inbox is not None:
+        jobs.append(engine.inbox.run())
     async with beside(*jobs), asyncio.TaskGroup() as group:
         for worker in engine.workers.values():
             group.create_task(worker.run())
@@ -267,8 +282,8 @@ async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 await job
 
 
-def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
-    """The health pages and the metrics as a server, not yet running. Without tokens they don't ask for one."""
+def web_server(stores: Stores, tokens: Tokens | None = None, webhooks: Webhooks | None = None) -> Server:
+    """Health pages, metrics and webhooks as a server, not yet running. Without tokens the pages don't ask for one."""
 
     async def database_answers() -> None:
         async with transaction(stores.pool) as connection:
@@ -289,4 +304,6 @@ def health_server(stores: Stores, tokens: Tokens | None = None) -> Server:
     pages = health_app(Health(checks, circuits))
     oversized = stores.histories.count_oversized if stores.histories is not None else None
     add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, circuits, oversized))
+    if webhooks is not None:
+        add_webhooks(pages, webhooks)
     return make_server(pages)

@@ -61,6 +61,15 @@ class Settings(BaseSettings):
     """How often a worker compares all tables with Dynamics; 0 for never."""
     reconcile_repair: bool = False
     """Whether what differs is then sent again."""
+    webhooks: bool = False
+    """Whether Dynamics may tell of changes at `/webhooks/dynamics/v1` (R19)."""
+    webhook_secret: SecretStr | None = None
+    webhook_previous_secret: SecretStr | None = None
+    """Valid as well, while the webhook is registered anew with another one."""
+    webhook_header: str = "x-webhook-secret"
+    """Where the secret is for the kind HttpHeader."""
+    webhook_parameter: str = "secret"
+    """Where it is for the kind HttpQueryString; for WebhookKey it is in `code`."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     data_dir: Path = Path(".dynamics-sync")

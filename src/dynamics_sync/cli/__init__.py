@@ -8,6 +8,7 @@ import typer
 from dynamics_sync.cli.access import access_commands
 from dynamics_sync.cli.circuit import circuit_commands
 from dynamics_sync.cli.history import history_commands
+from dynamics_sync.cli.inbox import inbox_commands
 from dynamics_sync.cli.migrations import migration_commands
 from dynamics_sync.cli.output import fail
 from dynamics_sync.cli.queue import queue_commands
@@ -28,6 +29,7 @@ commands = typer.Typer(
 for command in (migrate, run, simulator, demo, status, reconcile):
     commands.command()(command)
 commands.add_typer(queue_commands, name="queue")
+commands.add_typer(inbox_commands, name="inbox")
 commands.add_typer(circuit_commands, name="circuit")
 commands.add_typer(access_commands, name="access")
 commands.add_typer(migration_commands, name="migrations")

@@ -1,6 +1,8 @@
 """`migrate` and `run`: what an installation needs."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import typer
@@ -10,11 +12,13 @@ from dynamics_sync import app, sandbox
 from dynamics_sync.cli.output import AsJson, console, print_json
 from dynamics_sync.cli.signals import stop_event
 from dynamics_sync.dynamics.checks import check_dynamics
+from dynamics_sync.inbox import open_webhooks
 from dynamics_sync.postgres.connections import describe
 from dynamics_sync.postgres.migrate import migrate as apply_migrations
 from dynamics_sync.settings import Settings, load_settings
 from dynamics_sync.sync.events import emit
 from dynamics_sync.web.server import Server, listening_socket
+from dynamics_sync.web.webhooks import Webhooks
 
 
 def migrate(as_json: AsJson = False) -> None:
@@ -57,16 +61,30 @@ async def _run(settings: Settings, url: str, *, web: bool, worker: bool) -> None
         await apply_migrations(url, app.migration_sets(settings))
     if not settings.enabled:
         await app.check_captures(settings, url)
-        async with app.open_stores(settings, url) as stores:
+        async with app.open_stores(settings, url) as stores, _webhooks(settings, url, web, None) as webhooks:
             emit("worker.disabled", "warning")
             sweeps = [stores.sweep.run()] if worker and stores.sweep is not None else []
             async with app.beside(*sweeps):
-                await _serve(settings, app.health_server(stores) if web else None, None)
+                await _serve(settings, app.web_server(stores, None, webhooks) if web else None, None)
         return
-    async with sandbox.dynamics_or_simulator(settings) as settings, app.open_engine(settings, url) as engine:
+    async with (
+        sandbox.dynamics_or_simulator(settings) as settings,
+        app.open_engine(settings, url) as engine,
+        _webhooks(settings, url, web, engine) as webhooks,
+    ):
         await check_dynamics(engine.gateway)
-        server = app.health_server(engine.stores, engine.tokens) if web else None
+        server = app.web_server(engine.stores, engine.tokens, webhooks) if web else None
         await _serve(settings, server, engine if worker else None)
+
+
+@asynccontextmanager
+async def _webhooks(
+    settings: Settings, url: str, web: bool, engine: app.Engine | None
+) -> AsyncIterator[Webhooks | None]:
+    """What receives webhooks, where they are on and anything is served."""
+    wake = engine.inbox.wake.set if engine is not None and engine.inbox is not None else lambda: None
+    async with open_webhooks(settings, url, wake) as webhooks:
+        yield webhooks if web else None
 
 
 async def _serve(settings: Settings, server: Server | None, engine: app.Engine | None) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from dynamics_sync import app
 from dynamics_sync.cli.circuit import coloured
 from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
+from dynamics_sync.core.incoming import OPEN_STATUSES
 from dynamics_sync.core.operation import QueueStatus
 from dynamics_sync.settings import load_settings
 from dynamics_sync.targets import TargetStores
@@ -24,6 +25,7 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
             "enabled": load_settings().enabled,
             "differences": await stores.differences(),
             "frozen": {each.name: each.is_open_again for each in await stores.access.frozen()},
+            "inbox": await stores.inbox.counts(),
         }
         if len(found) == 1:
             return first | every
@@ -41,6 +43,9 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
     for name in QueueStatus:
         if found["queue"].get(name):
             table.add_row(f"queue: {name}", str(found["queue"][name]))
+    for counted in (*OPEN_STATUSES, "conflicts"):
+        if found["inbox"].get(counted):
+            table.add_row(f"inbox: {counted}", str(found["inbox"][counted]))
     if found["differences"]:
         table.add_row("found to differ, not repaired", str(found["differences"]))
     for name, is_open_again in found["frozen"].items():

@@ -80,6 +80,27 @@ _OF_ALL = {
     "mapping.forbidden_key": "The key holds a character that Dataverse cannot take in a key: / < > * % & : \\ ? +",
     "mapping.wrong_type": "A value has another type than the mapping says.",
     "mapping.too_precise": "A number has more digits than surely arrive unchanged (about 15). Round it.",
+    "inbox.unrecognised": "No version of the webhook contract that this program knows understands the message. It is "
+    "kept as it came: upgrade, then `dynamics-sync inbox replay`.",
+    "inbox.unmapped_table": "The table is in no mapping. Unregister the step in Dynamics, or map the table.",
+    "inbox.own_change": "The change was our own, coming back.",
+    "inbox.no_such_row": "There is no row with that key here.",
+    "inbox.unknown_record": "A record was deleted in Dynamics of which no key is known here.",
+    "inbox.record_gone": "The record was no longer in Dynamics when it was looked at.",
+    "inbox.without_key": "The record has no alternate key in Dynamics: it is none of ours.",
+    "inbox.nothing_mapped": "The change touches no column of the mapping. Filtering attributes on the step spare such "
+    "messages.",
+    "inbox.unknown_choice": "Dynamics chose a number that has no text in the mapping's choices. Add it to the mapping, "
+    "and replay.",
+    "inbox.wrong_type": "A value from Dynamics does not fit the column's type. Compare the mapping with the table in "
+    "Dynamics; correct it, and replay.",
+    "inbox.lookup_by_key": "A lookup that the mapping writes by alternate key was changed in Dynamics. Which row it "
+    "means cannot be told by its id. Make the change here, by hand.",
+    "inbox.may_not_write": "service_role may not change the row. Grant it update on the mapped columns, and replay.",
+    "inbox.refused_by_database": "A rule of the table, such as a check, a reference or a trigger, forbids the value "
+    "that Dynamics has. Put one of them right, and replay.",
+    "inbox.reading_refused": "Dynamics did not let the record be read, or the mapping names what is not there. Give "
+    "the application user's security role leave to read the table, or correct the mapping, and replay.",
 }
 
 

@@ -53,6 +53,13 @@ class ColumnKind(StrEnum):
     """A point in time, in UTC."""
 
 
+class Owner(StrEnum):
+    """Which side is right where both have changed."""
+
+    POSTGRES = "postgres"
+    DYNAMICS = "dynamics"
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,6 +80,8 @@ class Column(_Model):
     choices: dict[str, int] | None = None
     lookup: Lookup | None = None
     time_zone: str = "UTC"
+    owner: Owner = Owner.POSTGRES
+    """Whose value holds where both sides have changed it (R19)."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

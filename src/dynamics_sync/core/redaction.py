@@ -14,6 +14,7 @@ LOG_FIELDS = frozenset(
         "attempt_number",
         "attempts",
         "certification_id",
+        "column_name",
         "compared",
         "correlation_id",
         "count",
@@ -27,6 +28,7 @@ LOG_FIELDS = frozenset(
         "extra",
         "failure_count",
         "failure_reason",
+        "inbox_id",
         "last_error_code",
         "level",
         "line",
@@ -42,6 +44,7 @@ LOG_FIELDS = frozenset(
         "status",
         "target",
         "timestamp",
+        "winner",
     }
 )
 """`certification_id` is the record's key, whatever table it is of: the seed's name for it (R2)."""

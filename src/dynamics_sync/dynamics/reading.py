@@ -64,6 +64,9 @@ class DataverseReader:
         )
         return self._question(address, _definition, entity_set)
 
+    def who_am_i(self) -> "WebQuestion[str]":
+        return self._question("WhoAmI", lambda document: _text(document, "UserId").lower(), "WhoAmI")
+
     def lookups(self, logical_name: str) -> "WebQuestion[Mapping[str, str]]":
         address = (
             f"EntityDefinitions(LogicalName={quote(_literal(logical_name))})/ManyToOneRelationships"

@@ -51,9 +51,9 @@ class PostgresRecords:
 
     def __init__(self, pool: Pool, mapping: SourceTables, types: TypesOf, clock: Clock) -> None:
         self._pool = pool
-        self._queries = {table.source: _query(table, types[table.source]) for table in mapping.tables}
+        self._queries = {table.source: row_query(table, types[table.source]) for table in mapping.tables}
         self._queries_of_any = {
-            table.source: _query(table, types[table.source], any_text=True) for table in mapping.tables
+            table.source: row_query(table, types[table.source], any_text=True) for table in mapping.tables
         }
         self._next_keys = {table.source: _next_keys(table, types[table.source]) for table in mapping.tables}
         self._key_types = {table.source: types[table.source][table.key] for table in mapping.tables}
@@ -178,7 +178,7 @@ _FORMS = {
 }
 
 
-def _query(table: SourceTable, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
+def row_query(table: SourceTable, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
     """The rows with some keys. With `any_text` also a text that is no label of the key's enumeration is no error."""
     key_type = types[table.key]
     wanted = "{key} = any(%s::{type}[])"

@@ -125,6 +125,10 @@ class Reader(Protocol):
         """What Dynamics says of a table; None if it has no such table."""
         ...
 
+    def who_am_i(self) -> Question[str]:
+        """The id of the user that we are there."""
+        ...
+
     def lookups(self, logical_name: str) -> Question[Mapping[str, str]]:
         """The property that each lookup of a table reads back as, by navigation property."""
         ...

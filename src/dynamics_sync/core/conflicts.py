@@ -1,0 +1,224 @@
+"""What a change from Dynamics does to the row here: pure decisions, column by column (R19).
+
+Three things can be in the way. The message may be old: a newer one was applied before. The row may have changed too,
+and wait to be sent: then the column's owner is right, unless an image of the record before tells that this column is as
+it was. And we may have written to Dynamics after the change was made, so that nobody knows by the message alone what
+Dynamics holds now: then the record has to be looked at.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+
+from dynamics_sync.core.decoding import agrees, decode
+from dynamics_sync.core.incoming import RecordChange, moment
+from dynamics_sync.core.mapping import Column, DeleteRule, Owner, TableMapping
+
+UNCLEAR = timedelta(seconds=2)
+"""Two changes of which the times differ by less may have been made in either order: Dynamics tells whole seconds."""
+
+CLOCKS_DIFFER = timedelta(seconds=60)
+"""By how much the database's clock and Dynamics' may disagree."""
+
+MODIFIED_ON = "modifiedon"
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """How the attributes of one Dynamics table become columns."""
+
+    table: TableMapping
+    types: Mapping[str, str]
+    """The type of each column, as PostgreSQL's `format_type` writes it."""
+    lookups: Mapping[str, str] = field(default_factory=dict)
+    """The property that each lookup reads back as (`_hlf_team_value`), by navigation property."""
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """What has to be read of a record to see how it is now."""
+        columns = (self.property(column) for column in self.table.columns.values())
+        return tuple(dict.fromkeys((*columns, *self.states, MODIFIED_ON)))
+
+    @property
+    def states(self) -> Mapping[str, bool | int]:
+        """The attributes that say of each record that has a row that it is active."""
+        return self.table.active if self.table.on_delete is DeleteRule.DEACTIVATE else {}
+
+    def property(self, column: Column) -> str:
+        """Its name in answers of the Web API."""
+        return column.to if column.lookup is None else self.lookups[column.to]
+
+    def attribute(self, column: Column) -> str:
+        """Its logical name, which messages have."""
+        return self.property(column).removeprefix("_").removesuffix("_value") if column.lookup else column.to.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is known here of one record, all in one moment."""
+
+    row: Mapping[str, object] = field(repr=False)
+    waiting: frozenset[str] = frozenset()
+    """Columns of which Dynamics lacks a change made here."""
+    written_at: datetime | None = None
+    """When Dynamics was last given a state of ours, by the database's clock."""
+    newest: Mapping[str, datetime] = field(default_factory=dict)
+    """When the newest change of Dynamics was made that is applied here, by attribute."""
+
+    def may_have_written_since(self, change: RecordChange) -> bool:
+        return self.written_at is not None and self.written_at >= change.at - CLOCKS_DIFFER
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Both sides have changed."""
+
+    name: str
+    """The column; or an attribute that the mapping writes of itself."""
+    winner: Owner
+
+
+class Order(Enum):
+    """A change beside the newest that is known."""
+
+    NEWER = "newer"
+    UNCLEAR = "unclear"
+    OLDER = "older"
+
+
+@dataclass(slots=True)
+class Resolution:
+    """What is to be done, all of it or nothing."""
+
+    writes: dict[str, object] = field(default_factory=dict, repr=False)
+    clashes: list[Clash] = field(default_factory=list)
+    send: bool = False
+    """Dynamics holds, or may hold, something else than the row will: the record must be sent."""
+    newest: dict[str, datetime] = field(default_factory=dict)
+    """What is known afterwards, by attribute."""
+    older: int = 0
+    """Attributes of which a newer change was applied before."""
+
+    @property
+    def is_superseded(self) -> bool:
+        return self.older > 0 and not self.newest
+
+    @property
+    def is_about_nothing(self) -> bool:
+        """The change touches nothing that is mapped."""
+        return self.older == 0 and not self.newest
+
+
+class RecordNeededError(Exception):
+    """The message alone does not tell how the record is: Dynamics must be asked."""
+
+
+def resolve(incoming: Incoming, change: RecordChange, held: Mapping[str, object] | None, sides: Sides) -> Resolution:
+    """Decide.
+
+    Args:
+        held: the record's properties as the Web API gives them, if they were asked for after the change was told.
+
+    Raises:
+        RecordNeededError: they must be, and were not.
+        UndecodableError: a value has no form here.
+    """
+    if change.attributes is None and held is None:
+        raise RecordNeededError
+    case = _Case(incoming, change, held, sides)
+    for name, column in incoming.table.columns.items():
+        if case.counts(incoming.attribute(column)):
+            case.resolve_column(name, column)
+    for attribute, active in incoming.states.items():
+        if case.counts(attribute.lower()):
+            case.resolve_state(attribute, active)
+    return case.resolution
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One change beside one record."""
+
+    incoming: Incoming
+    change: RecordChange
+    held: Mapping[str, object] | None
+    sides: Sides
+    resolution: Resolution = field(default_factory=Resolution)
+
+    def counts(self, attribute: str) -> bool:
+        """Whether the change has something to say of the attribute that is not known to be outdated."""
+        if self.change.attributes is not None and attribute not in self.change.attributes:
+            return False
+        if self._order(attribute) is Order.OLDER:
+            self.resolution.older += 1
+            return False
+        as_of = moment((self.held or {}).get(MODIFIED_ON))
+        self.resolution.newest[attribute] = max(self.change.at, as_of or self.change.at)
+        return True
+
+    def resolve_column(self, name: str, column: Column) -> None:
+        here, type_name = self.sides.row[name], self.incoming.types[name]
+        attribute, property = self.incoming.attribute(column), self.incoming.property(column)
+        told = decode(name, column, type_name, self._told(attribute, property))
+        now = told if self.held is None else decode(name, column, type_name, self.held.get(property))
+        if agrees(name, column, here, now):
+            if not agrees(name, column, here, told):
+                self._resolve_overwritten(name, column, told)
+            return
+        self._make_certain(attribute)
+        if name in self.sides.waiting and self._changed_here(name, column):
+            self._clash(name, column.owner)
+            self.resolution.send = True
+            if column.owner is Owner.POSTGRES:
+                return
+        self.resolution.writes[name] = now
+
+    def resolve_state(self, attribute: str, active: bool | int) -> None:
+        """A row that is there means an active record: whoever made it inactive is overruled."""
+        if self._told(attribute.lower(), attribute) == active:
+            return
+        self._make_certain(attribute.lower())
+        if self.held is None or self.held.get(attribute) != active:
+            self._clash(attribute, Owner.POSTGRES)
+            self.resolution.send = True
+
+    def _resolve_overwritten(self, name: str, column: Column, told: object) -> None:
+        """Dynamics holds what the row says, and was told to have changed: we may have written over it, also with a
+        request that is still under way. Else somebody there has changed it back."""
+        if not self.sides.waiting and not self.sides.may_have_written_since(self.change):
+            return
+        changed_here = self._changed_here(name, column)
+        if changed_here:
+            self._clash(name, column.owner)
+        if column.owner is Owner.DYNAMICS or not changed_here:
+            self.resolution.writes[name] = told
+            self.resolution.send = True
+
+    def _changed_here(self, name: str, column: Column) -> bool:
+        """Not if the row still has what Dynamics had before. Each request sends all columns, also those that did not
+        change; without an image of before, it must be taken for changed."""
+        attribute = self.incoming.attribute(column)
+        if attribute not in self.change.before:
+            return True
+        before = decode(name, column, self.incoming.types[name], self.change.before[attribute])
+        return not agrees(name, column, self.sides.row[name], before)
+
+    def _clash(self, name: str, winner: Owner) -> None:
+        self.resolution.clashes.append(Clash(name, winner))
+
+    def _told(self, attribute: str, property: str) -> object:
+        told = self.change.attributes
+        return (self.held or {}).get(property) if told is None else told[attribute]
+
+    def _order(self, attribute: str) -> Order:
+        known = self.sides.newest.get(attribute)
+        if known is None or self.change.at - known >= UNCLEAR:
+            return Order.NEWER
+        return Order.OLDER if known - self.change.at >= UNCLEAR else Order.UNCLEAR
+
+    def _make_certain(self, attribute: str) -> None:
+        """RecordNeededError where only the record can tell what it holds now."""
+        unclear = self._order(attribute) is Order.UNCLEAR or self.sides.may_have_written_since(self.change)
+        if self.held is None and unclear:
+            raise RecordNeededError

@@ -1,0 +1,84 @@
+-- What Dynamics tells us by webhooks (R19): stored first, as it came, and applied afterwards.
+
+-- One row for each delivery, however often it is sent. The body holds personal data: it goes once it is no longer needed.
+create table dynamics_sync.inbox (
+  id bigint generated always as identity primary key,
+  target text not null,
+  delivery_id text not null,
+  received_at timestamptz not null default clock_timestamp(),
+  status text not null default 'received' check (
+    status in ('received', 'applied', 'superseded', 'ignored', 'unrecognised', 'requires_investigation')
+  ),
+  entity_name text,
+  message text,
+  record_id text,
+  operation_at timestamptz,
+  correlation_id text,
+  contract text,
+  source_table text,
+  record_key text,
+  headers jsonb not null,
+  body bytea,
+  attempts integer not null default 0,
+  error_code text,
+  place text,
+  not_before timestamptz,
+  lease_owner text,
+  lease_until timestamptz,
+  settled_at timestamptz,
+  unique (target, delivery_id),
+  check (body is not null or status in ('applied', 'superseded', 'ignored'))
+);
+-- Not compressed: whoever sends it waits meanwhile.
+alter table dynamics_sync.inbox alter column body set storage external;
+-- What is still to be applied, in order, all of it and by record.
+create index inbox_to_apply on dynamics_sync.inbox (target, id) where status = 'received';
+create index inbox_of_record on dynamics_sync.inbox (target, entity_name, record_id, id) where status = 'received';
+create index inbox_by_status on dynamics_sync.inbox (target, status, id);
+create index inbox_settled on dynamics_sync.inbox (settled_at) where status in ('applied', 'superseded', 'ignored');
+
+-- What is known of a record of Dynamics. `newest` has, by attribute, when the newest change was made that was applied
+-- here; `taken_version` is the version of the outbox under which a change from Dynamics was taken over last, so that the
+-- record_state of that version does not count as something that we wrote there. `written_at` is when we last did, before.
+create table dynamics_sync.inbox_records (
+  target text not null,
+  entity_name text not null,
+  record_id text not null,
+  source_table text not null,
+  record_key text not null,
+  newest jsonb not null default '{}',
+  taken_version bigint,
+  written_at timestamptz,
+  primary key (target, entity_name, record_id)
+) with (fillfactor = 70);
+
+-- Both sides had changed, or Dynamics lost what the row says. Names and winners, no values.
+create table dynamics_sync.conflicts (
+  id bigint generated always as identity primary key,
+  target text not null,
+  source_table text not null,
+  record_key text not null,
+  column_name text,
+  winner text not null check (winner in ('postgres', 'dynamics')),
+  inbox_id bigint not null,
+  noticed_at timestamptz not null default clock_timestamp()
+);
+comment on column dynamics_sync.conflicts.column_name is 'Null: the whole record was deleted in Dynamics.';
+create index conflicts_by_time on dynamics_sync.conflicts (target, noticed_at);
+
+-- Nobody but the machinery's owner gets at these, whatever may be granted by mistake.
+do $$
+declare
+  table_name text;
+begin
+  foreach table_name in array array['inbox', 'inbox_records', 'conflicts'] loop
+    execute format('revoke all on dynamics_sync.%I from public, anon, authenticated, service_role', table_name);
+    execute format('alter table dynamics_sync.%I enable row level security', table_name);
+    execute format('alter table dynamics_sync.%I force row level security', table_name);
+    execute format(
+      'create policy machinery_only on dynamics_sync.%I to current_user using (true) with check (true)', table_name
+    );
+  end loop;
+end
+$$;
+revoke all on all sequences in schema dynamics_sync from public, anon, authenticated, service_role;
