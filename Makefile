@@ -10,7 +10,7 @@ WITHOUT_COVERAGE := tests/chaos tests/simulation
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate chaos bench format lint types coverage lock clean
+.PHONY: help demo test simulate chaos attack pooler bench format lint types coverage lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -27,6 +27,12 @@ simulate: $(VENV)/.dev  ## let a million histories with faults happen (SEEDS=…
 
 chaos: $(VENV)/.dev  ## kill, stop, cut off and crash all parts for ten minutes (DURATION=… WORKERS=… RECORDS=… SEED=…)
 	@PYTHONPATH=tests $(BIN)/python -m chaos
+
+attack: $(VENV)/.dev  ## attack a database as every role, and print what each reached (SERVER=pg15, pg17 or pg18)
+	@PYTHONPATH=tests $(BIN)/python -m security
+
+pooler: $(VENV)/.dev  ## run the tests of the engine behind PgBouncer in transaction mode
+	$(BIN)/python -m pytest $(SPREAD) --pooler tests/integration
 
 bench: $(VENV)/.dev  ## measure, side by side with the physical limit
 	$(BIN)/python benchmarks/single.py
