@@ -109,7 +109,7 @@ begin
 end
 $$;
 
-create function chaos.date_of(number bigint) returns date language sql as $$ select date '1900-01-01' + number::int $$;
+create function chaos.date_of(number bigint) returns date language sql as $$ select date '2100-01-01' + number::int $$;
 create function chaos.status_of(number bigint) returns text language sql as $$
   select (array['pending', 'active', 'expiring', 'expired', 'revoked'])[number % 5 + 1]
 $$;
