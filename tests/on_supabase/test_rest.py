@@ -16,7 +16,15 @@ from support.supabase_gateway import LEGACY_ANON, LEGACY_SERVICE, PUBLISHABLE, S
 
 QUEUE = "dynamics_sync_retry_queue"
 LISTING = "public_peer_mentors"
-TABLES = {"organisations", "chapters", "chapter_memberships", "peer_mentors", "certifications"}
+TABLES = {
+    "organisations",
+    "chapters",
+    "chapter_memberships",
+    "peer_mentors",
+    "certifications",
+    "certification_renewal_events",
+}
+FUNCTIONS = {"rpc/read_certifications", "rpc/read_renewals", "rpc/append_renewal"}
 EXPIRED = 100000003
 
 INSUFFICIENT_PRIVILEGE = "42501"
@@ -89,7 +97,7 @@ async def test_not_even_a_service_key_reaches_the_schemas_behind(supabase: Gatew
 
 @pytest.mark.parametrize(
     ("user", "offered"),
-    [(None, {LISTING}), (user_token(uuid4()), {LISTING, "rpc/read_certifications", *TABLES})],
+    [(None, {LISTING}), (user_token(uuid4()), {LISTING, *TABLES, *FUNCTIONS})],
     ids=["anon", "signed in"],
 )
 async def test_nothing_else_is_offered(supabase: Gateway, user: str | None, offered: set[str]) -> None:
@@ -157,6 +165,20 @@ async def test_she_moves_none_to_a_foreign_chapter_and_changes_and_adds_none_the
     query = "select id, chapter_id, status from public.certifications where chapter_id = any(%s)"
     found = await (await owner.execute(query, [[hers.id, foreign.id]])).fetchall()
     assert sorted(found) == sorted((each.certification, each.id, "active") for each in (hers, foreign))
+
+
+async def test_she_appends_to_the_history_of_hers_and_to_no_other(
+    supabase: Gateway, hers: Chapter, foreign: Chapter
+) -> None:
+    renewal = {"event": "renewed", "on_day": "2026-11-25", "expires_on": "2028-11-24"}
+    async with supabase.client(PUBLISHABLE, user_token(hers.coordinator)) as app:
+        await app.rpc("append_renewal", {"certification_id": str(hers.certification), **renewal}).execute()
+        async with refused(INSUFFICIENT_PRIVILEGE):
+            await app.rpc("append_renewal", {"certification_id": str(foreign.certification), **renewal}).execute()
+        mine = await app.rpc("read_renewals", {"certification_id": str(hers.certification)}).execute()
+        other = await app.rpc("read_renewals", {"certification_id": str(foreign.certification)}).execute()
+    assert [entry["event"] for entry in mine.data] == ["renewed"]
+    assert other.data is None
 
 
 async def test_what_a_user_says_of_themselves_makes_them_nothing(supabase: Gateway, hers: Chapter) -> None:
