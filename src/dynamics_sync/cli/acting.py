@@ -149,7 +149,7 @@ def _is_agreed(action: str, chosen: _Chosen, dry_run: bool, yes: bool, as_json: 
 def _preview(groups: Sequence[EntryGroup]) -> Table:
     table = Table(Column("entries", justify="right"), "status and table", "error", box=SIMPLE_HEAD)
     for group in groups:
-        what = f"[bold yellow]{group.status}[/]\n{escape(group.source_table)} to {group.target}"
+        what = f"[bold yellow]{group.status}[/]\n{escape(group.source_table)}\nto {group.target}"
         error = f"{group.error_code}\n{explain(group.error_code, group.target)}"
         table.add_row(str(group.count), what, error, end_section=True)
     return table

@@ -60,7 +60,7 @@ def queue_list(
 def _table(entries: list[QueueEntry]) -> Table:
     table = Table(Column("entry and record", overflow="fold"), "what happened", box=SIMPLE_HEAD)
     for entry in entries:
-        record = f"[bold]{entry.id}[/]\n{escape(entry.source_table)} to {entry.target}\n{escape(entry.record_key)}"
+        record = f"[bold]{entry.id}[/]\n{escape(entry.source_table)}\nto {entry.target}\n{escape(entry.record_key)}"
         error = f"{entry.error_code}, {entry.attempt_count} attempt{'s' * (entry.attempt_count != 1)}"
         since = f"since {entry.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         incident = f"\nincident {entry.incident_id}" if entry.incident_id else ""
