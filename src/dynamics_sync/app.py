@@ -1,20 +1,17 @@
 """The one place where everything is wired."""
 
 import asyncio
-import contextlib
 import gc
 import tomllib
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from dynamics_sync.certifications.history_store import HistoryStore
 from dynamics_sync.certifications.history_watch import HistoryWatch
-from dynamics_sync.certifications.sweep import Sweep
-from dynamics_sync.core.errors import ConfigurationError, MappingError
+from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
 from dynamics_sync.core.mapping import parse_mapping
 from dynamics_sync.core.operation import DYNAMICS, PORTAL
@@ -22,31 +19,22 @@ from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Tokens, token_request
 from dynamics_sync.inbox import make_inbox
-from dynamics_sync.postgres.access import PostgresAccess
-from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
-from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from dynamics_sync.postgres.inbox import PostgresInbox
-from dynamics_sync.postgres.incidents import PostgresIncidents
+from dynamics_sync.postgres.connections import transaction
 from dynamics_sync.postgres.listener import listen
-from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
-from dynamics_sync.postgres.reconciliation import COUNT_OPEN
+from dynamics_sync.postgres.migrate import check_schema
 from dynamics_sync.postgres.records import PostgresRecords
-from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.reconciliation import Reconciliation, make_reconciliation
 from dynamics_sync.settings import Settings
-from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.stores import Stores, open_stores
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.inbox import Inbox
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
-    TargetStores,
     check_capture,
     dynamics_of,
     make_worker,
     open_portal,
     portal_of,
-    target_names,
-    target_stores,
 )
 from dynamics_sync.transport.session import open_session
 from dynamics_sync.web.health import Check, Health, health_app
@@ -54,26 +42,8 @@ from dynamics_sync.web.metrics import add_metrics, metric_sources
 from dynamics_sync.web.server import Server, make_server
 from dynamics_sync.web.webhooks import Webhooks, add_webhooks
 
-CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
-"""The tables of the domain that ships."""
-POOL_SIZE = 6
 GARBAGE_THRESHOLD = 50_000
 """Objects between two looks for garbage in cycles. At Python's 700, a worker spends a sixth of its time looking."""
-
-
-@contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """The database's address; the embedded server runs meanwhile if none is set."""
-    if settings.database_url is not None:
-        yield settings.database_url.get_secret_value()
-        return
-    with EmbeddedPostgres(settings.data_dir / "postgres", settings.pg_bindir) as server:
-        yield server.url
-
-
-def migration_sets(settings: Settings) -> tuple[MigrationSet, ...]:
-    """What the database needs. Whoever maps tables of their own has no use for those that ship."""
-    return (MACHINERY, CERTIFICATIONS) if settings.mapping is None else (MACHINERY,)
 
 
 def read_mapping(path: Path | None) -> TableMappings:
@@ -92,83 +62,6 @@ def read_mapping(path: Path | None) -> TableMappings:
         raise MappingError(f"The mapping {path} cannot be read. Correct DYNAMICS_SYNC_MAPPING.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MappingError(f"The mapping {path} is not valid TOML: {error}. Correct it and start again.") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What lives in the database."""
-
-    pool: Pool
-    queue: PostgresRetryQueue
-    """The entries of all targets."""
-    incidents: PostgresIncidents
-    """Of all targets."""
-    access: PostgresAccess
-    inbox: PostgresInbox
-    """What Dynamics told."""
-    targets: Mapping[str, TargetStores]
-    """What is kept of each target of the settings, Dynamics first."""
-    migration_sets: tuple[MigrationSet, ...]
-    sweep: Sweep | None
-    """None where the certifications that ship are not used."""
-    histories: HistoryStore | None
-    """None where the certifications that ship are not used."""
-
-    @property
-    def breaker(self) -> DynamicsCircuitBreaker:
-        """Dynamics' circuit."""
-        return self.targets[DYNAMICS].breaker
-
-    def target(self, name: str) -> TargetStores:
-        """One of the targets.
-
-        Raises:
-            ConfigurationError: the settings name no such target.
-        """
-        if (found := self.targets.get(name)) is None:
-            known = " and ".join(self.targets)
-            raise ConfigurationError(f"The settings name no target {name}. There is {known}.")
-        return found
-
-    def queue_of(self, target: str | None) -> PostgresRetryQueue:
-        """The entries of one target, or of all."""
-        return self.queue if target is None else self.target(target).queue
-
-    def chosen(self, target: str | None) -> Sequence[TargetStores]:
-        """One target, or all."""
-        return [*self.targets.values()] if target is None else [self.target(target)]
-
-    async def waiting(self) -> int:
-        """Records in the outbox."""
-        return int(await one_value(self.pool, "select count(*) from dynamics_sync.outbox"))
-
-    async def differences(self) -> int:
-        """Records that reconciliation found to differ, and that were not repaired."""
-        return int(await one_value(self.pool, COUNT_OPEN))
-
-
-@asynccontextmanager
-async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[Stores]:
-    """Connect and make sure of the schema.
-
-    Raises:
-        DatabaseError: it cannot be reached, or its schema is another.
-    """
-    sets = migration_sets(settings)
-    async with brief_connection(database_url) as connection:
-        await check_schema(connection, sets)
-    async with make_pool(database_url, POOL_SIZE) as pool:
-        yield Stores(
-            pool=pool,
-            queue=PostgresRetryQueue(pool),
-            incidents=PostgresIncidents(pool),
-            access=PostgresAccess(pool),
-            inbox=PostgresInbox(pool, DYNAMICS),
-            targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
-            migration_sets=sets,
-            sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
-            histories=HistoryStore(lambda: transaction(pool)) if CERTIFICATIONS in sets else None,
-        )
 
 
 async def check_captures(settings: Settings, database_url: str) -> None:
@@ -271,15 +164,15 @@ async def run_worker(engine: Engine) -> None:
 
 @asynccontextmanager
 async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """These run meanwhile, and are cancelled at the end."""
-    running = [asyncio.create_task(job) for job in jobs]
-    try:
-        yield
-    finally:
-        for job in running:
-            job.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await job
+    """These run meanwhile, and are cancelled at the end. One that fails ends everything: what nobody does any more must
+    not go unnoticed."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(job) for job in jobs]
+        try:
+            yield
+        finally:
+            for job in running:
+                job.cancel()
 
 
 def web_server(stores: Stores, tokens: Tokens | None = None, webhooks: Webhooks | None = None) -> Server:

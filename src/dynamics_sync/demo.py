@@ -24,6 +24,7 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from dynamics_sync.settings import load_settings
 from dynamics_sync.simulator import Simulator, SimulatorConfig
+from dynamics_sync.stores import migration_sets
 
 CERTIFICATIONS = 40
 COOL_DOWN_SECONDS = 4.0
@@ -216,7 +217,7 @@ def _queue_empty(state: _State) -> bool:
 
 async def _tell(console: Console, database_url: str) -> bool:
     settings = load_settings(database_url=database_url, mapping=None, enabled=True)
-    await migrate(database_url, app.migration_sets(settings))
+    await migrate(database_url, migration_sets(settings))
     tables = sandbox.simulator_tables(app.read_mapping(None))
     async with Simulator(SimulatorConfig(tables)) as simulator, aiohttp.ClientSession() as http:
         settings = sandbox.with_simulator(settings, simulator.url).model_copy(

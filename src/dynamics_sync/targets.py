@@ -8,106 +8,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.mapping import SourceTables
-from dynamics_sync.core.operation import DYNAMICS, PORTAL
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.checks import check_dynamics_url
 from dynamics_sync.dynamics.tokens import Credentials
 from dynamics_sync.portal.contract import Contract, read_contract
 from dynamics_sync.portal.gateway import PortalGateway, portal_address
 from dynamics_sync.portal.signing import Signer
-from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.catalogue import TypesOf, check_mapping
-from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
-from dynamics_sync.postgres.connections import Pool, brief_connection, one_value
-from dynamics_sync.postgres.incidents import PostgresIncidents
+from dynamics_sync.postgres.connections import brief_connection
 from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.postgres.records import PostgresRecords
-from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
-from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.stores import TargetStores, lease_times
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
-from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
+from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.ports import Gateway
-from dynamics_sync.sync.replay import Replay, ReplaySettings
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.transport.session import open_session
-
-PREPARE_SECONDS = 10.0
-"""The longest that reading a record and getting a token may take."""
-TRUST_SECONDS = 0.1
-"""How long a healthy circuit is believed without a look at the database; claims renew it."""
-COOL_DOWNS_WAITED = 3
-"""How many cool-downs of an open circuit a replay waits for."""
-NOTICE_SECONDS = 0.5
-"""How soon all workers of a target know that the circuit opened; they must agree on it."""
-
-
-def target_names(settings: Settings) -> tuple[str, ...]:
-    """The targets of the settings, Dynamics first: it always is one."""
-    return (DYNAMICS,) if settings.portal_url is None else (DYNAMICS, PORTAL)
-
-
-@dataclass(frozen=True, slots=True)
-class TargetStores:
-    """What the database keeps of one target."""
-
-    name: str
-    pool: Pool
-    queue: PostgresRetryQueue
-    """Its entries."""
-    incidents: PostgresIncidents
-    circuit_settings: CircuitSettings
-    breaker: DynamicsCircuitBreaker
-
-    async def waiting(self) -> int:
-        """Records in the outbox."""
-        query = "select count(*) from dynamics_sync.outbox where target = %s"
-        return int(await one_value(self.pool, query, [self.name]))
-
-    async def is_sending(self) -> bool:
-        """Whether any worker holds a record."""
-        held = "select exists (select from dynamics_sync.outbox where target = %s and lease_until > clock_timestamp())"
-        return bool(await one_value(self.pool, held, [self.name]))
-
-    def breaker_of(self, operator: Operator) -> DynamicsCircuitBreaker:
-        """The circuit, for a person to open or close: what they do is audited."""
-        store = PostgresCircuitStore(self.pool, self.name, operator)
-        return DynamicsCircuitBreaker(self.circuit_settings, store, target=self.name)
-
-    def replay(self, per_second: float, patience_seconds: float) -> Replay:
-        """The paced way back into the outbox."""
-        settings = ReplaySettings(
-            per_second=per_second,
-            patience_seconds=patience_seconds,
-            blocked_patience_seconds=patience_seconds + COOL_DOWNS_WAITED * self.circuit_settings.cool_down_seconds,
-        )
-        return Replay(
-            queue=self.queue, breaker=self.breaker, is_sending=self.is_sending, clock=SystemClock(), settings=settings
-        )
-
-
-def target_stores(settings: Settings, pool: Pool, name: str) -> TargetStores:
-    """Wire what the database keeps of a target."""
-    circuit_settings = CircuitSettings(
-        failure_threshold=settings.failure_threshold,
-        cool_down_seconds=settings.cool_down_seconds,
-        max_pause_seconds=settings.max_pause_seconds,
-        probe_lease_seconds=lease_times(settings).lease_seconds,
-        notice_seconds=NOTICE_SECONDS,
-    )
-    store = PostgresCircuitStore(pool, name)
-    return TargetStores(
-        name=name,
-        pool=pool,
-        queue=PostgresRetryQueue(pool, name),
-        incidents=PostgresIncidents(pool, name),
-        circuit_settings=circuit_settings,
-        breaker=DynamicsCircuitBreaker(circuit_settings, store, trust_seconds=TRUST_SECONDS, target=name),
-    )
 
 
 def make_worker(
@@ -135,12 +55,6 @@ def make_worker(
             settings.concurrency, settings.poll_seconds, shutdown_seconds=times.request_seconds + 15.0
         ),
     )
-
-
-def lease_times(settings: Settings) -> LeaseTimes:
-    """Twice what one try may take, so that a record that waited for its turn needs no new lease."""
-    request_seconds = settings.request_timeout_seconds + 5.0
-    return LeaseTimes(2 * (PREPARE_SECONDS + request_seconds), PREPARE_SECONDS, request_seconds)
 
 
 async def check_capture(tables: SourceTables, target: str, database_url: str) -> TypesOf:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import aiohttp
 import psycopg
 
-from dynamics_sync import targets
+from dynamics_sync import stores, targets
 from dynamics_sync.dynamics import checks, tokens
 from dynamics_sync.postgres import connections, listener, outbox, retry_queue
 from dynamics_sync.postgres.outbox import PostgresOutbox
@@ -90,7 +90,8 @@ def trace_requests(trace: str) -> None:
 
 def _be_quick(request_seconds: float, late_seconds: float) -> None:
     times = LeaseTimes(lease_seconds(request_seconds), PREPARE_SECONDS, request_seconds)
-    targets.lease_times = lambda settings: times
+    for module in (stores, targets):
+        module.lease_times = lambda settings: times
     for module in (outbox, retry_queue):
         module.LATE_SECONDS = late_seconds
     worker.RESEND_SECONDS = 0.5

@@ -156,7 +156,7 @@ def test_every_table_of_the_domain_is_audited(database: str, owner: Connection) 
 
 
 def test_a_truncation_leaves_one_row(owner: Connection, audit: Audit) -> None:
-    owner.execute("truncate public.certifications")
+    owner.execute("truncate public.certifications cascade")
     who = ("postgres/psql", "postgres")
     assert audit.rows() == [(*who, "truncate", "public.certifications", None, None)]
 

@@ -33,7 +33,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 MIGRATE = """
 import asyncio, sys
-from dynamics_sync.app import CERTIFICATIONS
+from dynamics_sync.stores import CERTIFICATIONS
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
 print(len(asyncio.run(migrate(sys.argv[1], [MACHINERY, CERTIFICATIONS]))))
 """

@@ -7,10 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dynamics_sync.app import CERTIFICATIONS
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.migrate import MACHINERY, check_schema, migrate
+from dynamics_sync.stores import CERTIFICATIONS
 from support.commands import refused, start, worker_process
 from support.engine import stage
 from support.postgres import EVERYTHING

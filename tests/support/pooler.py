@@ -70,7 +70,7 @@ def for_engine(database_url: str) -> str:
     """The address that an engine of a test is given: the database's own, unless engines go through a pooler."""
     try:
         port = _ports.get(_port_of(database_url))
-    except psycopg.ProgrammingError:  # a test's own nonsense
+    except (psycopg.ProgrammingError, ValueError):  # a test's own nonsense
         return database_url
     return database_url if port is None else pooled(database_url, port)
 

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dynamics_sync.app import CERTIFICATIONS
 from dynamics_sync.postgres.binaries import wheel_binaries
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
+from dynamics_sync.stores import CERTIFICATIONS
 
 EVERYTHING = (MACHINERY, CERTIFICATIONS)
 MIGRATIONS = sorted(

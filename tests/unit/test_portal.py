@@ -27,7 +27,8 @@ from dynamics_sync.portal.contract import Contract, read_contract
 from dynamics_sync.portal.gateway import portal_address
 from dynamics_sync.portal.signing import Signer, webhook_id
 from dynamics_sync.settings import load_settings
-from dynamics_sync.targets import portal_of, target_names
+from dynamics_sync.stores import target_names
+from dynamics_sync.targets import portal_of
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECRET, OTHER_SECRET = "whsec_" + "YWJj" * 8, "whsec_" + "eHl6" * 8

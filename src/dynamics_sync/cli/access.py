@@ -10,7 +10,6 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamics_sync import app
 from dynamics_sync.certifications.access_audit import Access, recent
 from dynamics_sync.cli.output import AsJson, Reason, console, print_json, warn, with_stores
 from dynamics_sync.core.errors import ConfigurationError
@@ -18,6 +17,7 @@ from dynamics_sync.postgres.access import Frozen, Way, WayKind
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.connections import transaction
 from dynamics_sync.settings import operator_name
+from dynamics_sync.stores import Stores
 
 access_commands = typer.Typer(help="Who gets at what: close a table at once, and see who did.", no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def access_audit(
     """Who read or wrote records without being confined to their chapter, newest first: no values."""
     start = since.replace(tzinfo=UTC) if since else None
 
-    async def look(stores: app.Stores) -> list[Access] | None:
+    async def look(stores: Stores) -> list[Access] | None:
         async with transaction(stores.pool) as connection:
             return await recent(connection, start, limit)
 

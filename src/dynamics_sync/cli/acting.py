@@ -11,7 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, Reason, Target, Yes, confirmed, console, print_json, with_stores
 from dynamics_sync.cli.watching import LISTED, entries_in_words, tell_end, tell_replayed, together, watching
 from dynamics_sync.core.errors import ConfigurationError
@@ -19,6 +18,7 @@ from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import WAITING_STATUSES, QueueStatus
 from dynamics_sync.postgres.retry_queue import Choice, EntryGroup, QueueEntry
 from dynamics_sync.settings import operator_name
+from dynamics_sync.stores import Stores
 from dynamics_sync.sync.replay import ReplayReport
 
 Id = Annotated[UUID | None, typer.Option("--id", help="One entry.")]
@@ -71,7 +71,7 @@ def queue_replay(
         return
     totals = {name: len(ids) for name, ids in chosen.by_target.items()}
 
-    async def act(stores: app.Stores) -> list[ReplayReport]:
+    async def act(stores: Stores) -> list[ReplayReport]:
         replays = {name: stores.target(name).replay(per_second, patience) for name in totals}
         return await asyncio.gather(
             *(
@@ -104,7 +104,7 @@ def queue_discard(
         _tell_entries("discarded", [id for id in chosen.ids if id in done], chosen, as_json)
 
 
-async def check_incident(stores: app.Stores, number: int | None) -> None:
+async def check_incident(stores: Stores, number: int | None) -> None:
     """Make sure that the incident is there, if one is named.
 
     Raises:
@@ -127,7 +127,7 @@ def _choose(
     statuses = [waiting for waiting in WAITING_STATUSES if status in (None, waiting)]
     choice = Choice(statuses, entry_id, incident)
 
-    async def look(stores: app.Stores) -> _Chosen:
+    async def look(stores: Stores) -> _Chosen:
         await check_incident(stores, incident)
         queue = stores.queue_of(target)
         return _Chosen(await queue.ids(choice), await queue.groups(choice), await queue.entries(choice, LISTED))

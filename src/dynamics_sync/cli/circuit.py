@@ -8,7 +8,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, Reason, Target, Yes, confirmed, console, print_json, with_stores
 from dynamics_sync.cli.watching import entries_in_words
 from dynamics_sync.core.circuit import CircuitState
@@ -17,8 +16,8 @@ from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.incidents import Incident
 from dynamics_sync.settings import operator_name
+from dynamics_sync.stores import Stores, TargetStores
 from dynamics_sync.sync.breaker import CircuitStatus
-from dynamics_sync.targets import TargetStores
 from dynamics_sync.web.health import circuit_document
 
 circuit_commands = typer.Typer(help="How Dynamics is, and the portal, as all workers see it.", no_args_is_help=True)
@@ -31,7 +30,7 @@ OneTarget = Annotated[str, typer.Option("--target", help="`dynamics` or `portal`
 def circuit_show(target: Target = None, as_json: AsJson = False) -> None:
     """The circuit: closed, open or half-open, and why."""
 
-    async def look(stores: app.Stores) -> dict[str, Look]:
+    async def look(stores: Stores) -> dict[str, Look]:
         return {each.name: await _look(each) for each in stores.chosen(target)}
 
     found = with_stores(look)
@@ -52,7 +51,7 @@ def circuit_incidents(
 ) -> None:
     """The last outages, newest first: when, how long, why, and what they left in the queue."""
 
-    async def look(stores: app.Stores) -> list[Incident]:
+    async def look(stores: Stores) -> list[Incident]:
         incidents = stores.incidents if target is None else stores.target(target).incidents
         return await incidents.recent(limit)
 
@@ -78,7 +77,7 @@ def circuit_open(
 ) -> None:
     """Keep everything back for one cool-down from now; then a probe decides. Begins an incident."""
 
-    async def act(stores: app.Stores) -> Look:
+    async def act(stores: Stores) -> Look:
         of = stores.target(target)
         await of.breaker_of(Operator(operator_name(), reason)).force_open()
         return await _look(of)
@@ -93,7 +92,7 @@ def circuit_close(
 ) -> None:
     """Let everything pass again, as if a probe had succeeded. Ends the incident."""
 
-    async def act(stores: app.Stores) -> Look:
+    async def act(stores: Stores) -> Look:
         of = stores.target(target)
         await of.breaker_of(Operator(operator_name(), reason)).force_closed()
         return await _look(of)

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dynamics_sync import app
 from dynamics_sync.certifications.history_job import (
     CheckReport,
     MigrationReport,
@@ -20,6 +19,7 @@ from dynamics_sync.certifications.history_job import (
 from dynamics_sync.certifications.history_store import HistoryStore
 from dynamics_sync.cli.output import AsJson, console, print_json, with_stores
 from dynamics_sync.core.errors import ConfigurationError
+from dynamics_sync.stores import Stores
 from dynamics_sync.sync.clock import SystemClock
 
 MOST_SHOWN = 50
@@ -86,7 +86,7 @@ def check(repair: Repair = False, batch: Batch = 500, as_json: AsJson = False) -
 def _with_histories(what: str, work: Callable[[HistoryStore, Tell], Coroutine[Any, Any, T]]) -> T:
     """Do it with a bar on a terminal."""
 
-    async def watched(stores: app.Stores) -> T:
+    async def watched(stores: Stores) -> T:
         if stores.histories is None:
             raise ConfigurationError(
                 "DYNAMICS_SYNC_MAPPING names tables of your own, and only the certifications that ship have renewal "

@@ -10,7 +10,6 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, Yes, confirmed, console, print_json, with_stores
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
@@ -18,6 +17,7 @@ from dynamics_sync.core.incoming import OPEN_STATUSES, REPLAYABLE_STATUSES, Inbo
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.inbox import ConflictEntry, InboxEntry
 from dynamics_sync.settings import operator_name
+from dynamics_sync.stores import Stores
 
 inbox_commands = typer.Typer(help="What Dynamics told by webhooks, and applying it again.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 def inbox_list(status: Status = None, limit: Limit = 1000, as_json: AsJson = False) -> None:
     """What is not applied yet, or the deliveries of one status; oldest first. And the latest conflicts."""
 
-    async def look(stores: app.Stores) -> tuple[list[InboxEntry], dict[str, int], list[ConflictEntry]]:
+    async def look(stores: Stores) -> tuple[list[InboxEntry], dict[str, int], list[ConflictEntry]]:
         entries = await stores.inbox.entries([status] if status else OPEN_STATUSES, limit=limit)
         return entries, await stores.inbox.counts(), await stores.inbox.conflicts(CONFLICTS_SHOWN)
 
@@ -57,7 +57,7 @@ def inbox_list(status: Status = None, limit: Limit = 1000, as_json: AsJson = Fal
 def inbox_show(number: Number, as_json: AsJson = False) -> None:
     """One delivery: what it is about, where it stands, and what to do."""
 
-    async def look(stores: app.Stores) -> dict[str, Any]:
+    async def look(stores: Stores) -> dict[str, Any]:
         entries = await stores.inbox.entries(list(InboxStatus), number)
         if not entries:
             raise ConfigurationError(f"The inbox has no delivery {number}. `dynamics-sync inbox list` shows all.")
@@ -88,7 +88,7 @@ def inbox_replay(
     if (id is not None) == all:
         raise ConfigurationError("Say which deliveries to replay: one of --id, --all.")
 
-    async def look(stores: app.Stores) -> list[InboxEntry]:
+    async def look(stores: Stores) -> list[InboxEntry]:
         return await stores.inbox.entries(REPLAYABLE_STATUSES, id)
 
     chosen = with_stores(look)

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, console, print_json
 from dynamics_sync.postgres.export import export_migrations
 from dynamics_sync.settings import load_settings
+from dynamics_sync.stores import migration_sets
 
 migration_commands = typer.Typer(help="The SQL of `migrate` as files.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def migrations_export(
 
     With a mapping of your own it is the machinery alone. `dynamics-sync migrate` goes on from what that tool applied.
     """
-    exported = export_migrations(directory, app.migration_sets(load_settings()))
+    exported = export_migrations(directory, migration_sets(load_settings()))
     if as_json:
         print_json({"directory": str(directory), "written": exported.written, "unchanged": exported.unchanged})
         return

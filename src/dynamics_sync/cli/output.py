@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dynamics_sync import app
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.settings import load_settings
+from dynamics_sync.stores import Stores, database, open_stores
 
 T = TypeVar("T")
 
@@ -60,13 +60,13 @@ def confirmed(question: str, yes: bool) -> None:
     raise ConfigurationError("Nothing was done. Where nobody can answer, add `--yes`.")
 
 
-def with_stores(look: Callable[[app.Stores], Coroutine[Any, Any, T]]) -> T:
+def with_stores(look: Callable[[Stores], Coroutine[Any, Any, T]]) -> T:
     """Open the database, do one thing, close it."""
     settings = load_settings()
 
     async def work(url: str) -> T:
-        async with app.open_stores(settings, url) as stores:
+        async with open_stores(settings, url) as stores:
             return await look(stores)
 
-    with app.database(settings) as url:
+    with database(settings) as url:
         return asyncio.run(work(url))

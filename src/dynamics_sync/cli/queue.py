@@ -10,13 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.acting import IncidentNumber, Status, check_incident, queue_discard, queue_replay
 from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import OPEN_STATUSES
 from dynamics_sync.postgres.retry_queue import Choice, QueueEntry
+from dynamics_sync.stores import Stores
 
 SHOWN = ("id", "status", "target", "source_table", "record_key", "failure_reason", "error_code", "attempt_count")
 
@@ -36,7 +36,7 @@ def queue_list(
     """What could not be sent and is still open, or the entries of one status; oldest first."""
     choice = Choice([status] if status else OPEN_STATUSES, incident_id=incident)
 
-    async def look(stores: app.Stores) -> tuple[list[QueueEntry], int]:
+    async def look(stores: Stores) -> tuple[list[QueueEntry], int]:
         await check_incident(stores, incident)
         queue = stores.queue_of(target)
         groups = await queue.groups(choice)
@@ -72,7 +72,7 @@ def _table(entries: list[QueueEntry]) -> Table:
 def queue_show(entry_id: Annotated[UUID, typer.Argument(help="The entry's id.")], as_json: AsJson = False) -> None:
     """One entry: what failed, why, what to do, and each attempt."""
 
-    async def look(stores: app.Stores) -> dict[str, Any]:
+    async def look(stores: Stores) -> dict[str, Any]:
         entries = await stores.queue.entries(Choice(entry_id=entry_id))
         if not entries:
             raise ConfigurationError(f"The queue has no entry {entry_id}. `dynamics-sync queue list` shows all.")

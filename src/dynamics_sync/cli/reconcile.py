@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,12 +14,14 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.output import AsJson, console, fail, print_json
-from dynamics_sync.reconciliation import Reconciliation
 from dynamics_sync.settings import load_settings
+from dynamics_sync.stores import database
 from dynamics_sync.sync.reconcile import TurnTakenError, Watcher
 from dynamics_sync.sync.reconciliation import Phase, Progress, StoredFinding, TableReport
+
+if TYPE_CHECKING:
+    from dynamics_sync.reconciliation import Reconciliation
 
 MOST_SHOWN = 50
 MOST_FOR_MACHINES = 10_000
@@ -33,13 +35,16 @@ Restart = Annotated[bool, typer.Option("--restart", help="Begin anew, and read a
 
 def reconcile(table: Tables = None, repair: Repair = False, restart: Restart = False, as_json: AsJson = False) -> None:
     """Compare every record with Dynamics. Goes on where one was interrupted. Status 3: something differs."""
+    # Slow to import, as all that speaks HTTP: other commands do without.
+    from dynamics_sync import app
+
     settings = load_settings()
 
     async def work(url: str) -> tuple[list[TableReport], list[StoredFinding]]:
         async with app.open_engine(settings, url) as engine:
             return await _watched(engine.reconciliation, table, repair=repair, restart=restart)
 
-    with app.database(settings) as url:
+    with database(settings) as url:
         reports, findings = asyncio.run(work(url))
     if as_json:
         tables = [asdict(report) for report in reports]
@@ -53,7 +58,7 @@ def reconcile(table: Tables = None, repair: Repair = False, restart: Restart = F
 
 
 async def _watched(
-    of: Reconciliation, sources: Sequence[str] | None, *, repair: bool, restart: bool
+    of: "Reconciliation", sources: Sequence[str] | None, *, repair: bool, restart: bool
 ) -> tuple[list[TableReport], list[StoredFinding]]:
     """Run it, with a line on a terminal that tells how far it is."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

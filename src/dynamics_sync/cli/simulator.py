@@ -3,16 +3,17 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dynamics_sync import app, sandbox
 from dynamics_sync.cli.output import console
 from dynamics_sync.cli.signals import stop_event
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.settings import load_settings
-from dynamics_sync.simulator import PORTAL_SECRET, Simulator, SimulatorConfig, load_tables
+
+if TYPE_CHECKING:
+    from dynamics_sync.simulator import SimulatorConfig
 
 
 def simulator(
@@ -25,6 +26,10 @@ def simulator(
     token_lifetime: Annotated[int, typer.Option(min=1, help="Seconds that a token is valid.")] = 3599,
 ) -> None:
     """Run a local Dataverse that can be told to fail."""
+    # Slow to import: other commands do without.
+    from dynamics_sync import app, sandbox
+    from dynamics_sync.simulator import SimulatorConfig, load_tables
+
     try:
         declared = (
             load_tables(tables) if tables else sandbox.simulator_tables(app.read_mapping(load_settings().mapping))
@@ -37,7 +42,9 @@ def simulator(
         raise ConfigurationError(f"The simulator cannot start: {error}") from None
 
 
-async def _serve(config: SimulatorConfig) -> None:
+async def _serve(config: "SimulatorConfig") -> None:
+    from dynamics_sync.simulator import PORTAL_SECRET, Simulator
+
     stop = stop_event()
     async with Simulator(config) as running:
         console.print(f"Dynamics simulator at [bold]{running.url}[/], client id [bold]demo[/], secret [bold]demo[/]")

@@ -5,20 +5,19 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from dynamics_sync import app
 from dynamics_sync.cli.circuit import coloured
 from dynamics_sync.cli.output import AsJson, Target, console, print_json, with_stores
 from dynamics_sync.core.incoming import OPEN_STATUSES
 from dynamics_sync.core.operation import QueueStatus
 from dynamics_sync.settings import load_settings
-from dynamics_sync.targets import TargetStores
+from dynamics_sync.stores import Stores, TargetStores
 from dynamics_sync.web.health import circuit_document
 
 
 def status(target: Target = None, as_json: AsJson = False) -> None:
     """The truth in one glance: what waits, what needs a person, how Dynamics is, and the portal."""
 
-    async def look(stores: app.Stores) -> dict[str, Any]:
+    async def look(stores: Stores) -> dict[str, Any]:
         found = {each.name: await _look_at(each) for each in stores.chosen(target)}
         first = next(iter(found.values()))
         every = {

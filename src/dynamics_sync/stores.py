@@ -1,0 +1,200 @@
+"""What the database keeps, opened for a command or a worker. Nothing here speaks HTTP, so a command starts fast."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from dynamics_sync.certifications.history_store import HistoryStore
+from dynamics_sync.certifications.sweep import Sweep
+from dynamics_sync.core.circuit import CircuitSettings
+from dynamics_sync.core.errors import ConfigurationError
+from dynamics_sync.core.operation import DYNAMICS, PORTAL
+from dynamics_sync.postgres.access import PostgresAccess
+from dynamics_sync.postgres.audit import Operator
+from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
+from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
+from dynamics_sync.postgres.embedded import EmbeddedPostgres
+from dynamics_sync.postgres.inbox import PostgresInbox
+from dynamics_sync.postgres.incidents import PostgresIncidents
+from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
+from dynamics_sync.postgres.reconciliation import COUNT_OPEN
+from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from dynamics_sync.settings import Settings
+from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
+from dynamics_sync.sync.clock import SystemClock
+from dynamics_sync.sync.lease import LeaseTimes
+from dynamics_sync.sync.replay import Replay, ReplaySettings
+
+CERTIFICATIONS = MigrationSet("dynamics_sync.certifications", "dynamics_certifications_")
+"""The tables of the domain that ships."""
+POOL_SIZE = 6
+PREPARE_SECONDS = 10.0
+"""The longest that reading a record and getting a token may take."""
+TRUST_SECONDS = 0.1
+"""How long a healthy circuit is believed without a look at the database; claims renew it."""
+COOL_DOWNS_WAITED = 3
+"""How many cool-downs of an open circuit a replay waits for."""
+NOTICE_SECONDS = 0.5
+"""How soon all workers of a target know that the circuit opened; they must agree on it."""
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The database's address; the embedded server runs meanwhile if none is set."""
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    with EmbeddedPostgres(settings.data_dir / "postgres", settings.pg_bindir) as server:
+        yield server.url
+
+
+def migration_sets(settings: Settings) -> tuple[MigrationSet, ...]:
+    """What the database needs. Whoever maps tables of their own has no use for those that ship."""
+    return (MACHINERY, CERTIFICATIONS) if settings.mapping is None else (MACHINERY,)
+
+
+def target_names(settings: Settings) -> tuple[str, ...]:
+    """The targets of the settings, Dynamics first: it always is one."""
+    return (DYNAMICS,) if settings.portal_url is None else (DYNAMICS, PORTAL)
+
+
+def lease_times(settings: Settings) -> LeaseTimes:
+    """Twice what one try may take, so that a record that waited for its turn needs no new lease."""
+    request_seconds = settings.request_timeout_seconds + 5.0
+    return LeaseTimes(2 * (PREPARE_SECONDS + request_seconds), PREPARE_SECONDS, request_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStores:
+    """What the database keeps of one target."""
+
+    name: str
+    pool: Pool
+    queue: PostgresRetryQueue
+    """Its entries."""
+    incidents: PostgresIncidents
+    circuit_settings: CircuitSettings
+    breaker: DynamicsCircuitBreaker
+
+    async def waiting(self) -> int:
+        """Records in the outbox."""
+        query = "select count(*) from dynamics_sync.outbox where target = %s"
+        return int(await one_value(self.pool, query, [self.name]))
+
+    async def is_sending(self) -> bool:
+        """Whether any worker holds a record."""
+        held = "select exists (select from dynamics_sync.outbox where target = %s and lease_until > clock_timestamp())"
+        return bool(await one_value(self.pool, held, [self.name]))
+
+    def breaker_of(self, operator: Operator) -> DynamicsCircuitBreaker:
+        """The circuit, for a person to open or close: what they do is audited."""
+        store = PostgresCircuitStore(self.pool, self.name, operator)
+        return DynamicsCircuitBreaker(self.circuit_settings, store, target=self.name)
+
+    def replay(self, per_second: float, patience_seconds: float) -> Replay:
+        """The paced way back into the outbox."""
+        settings = ReplaySettings(
+            per_second=per_second,
+            patience_seconds=patience_seconds,
+            blocked_patience_seconds=patience_seconds + COOL_DOWNS_WAITED * self.circuit_settings.cool_down_seconds,
+        )
+        return Replay(
+            queue=self.queue, breaker=self.breaker, is_sending=self.is_sending, clock=SystemClock(), settings=settings
+        )
+
+
+def target_stores(settings: Settings, pool: Pool, name: str) -> TargetStores:
+    """Wire what the database keeps of a target."""
+    circuit_settings = CircuitSettings(
+        failure_threshold=settings.failure_threshold,
+        cool_down_seconds=settings.cool_down_seconds,
+        max_pause_seconds=settings.max_pause_seconds,
+        probe_lease_seconds=lease_times(settings).lease_seconds,
+        notice_seconds=NOTICE_SECONDS,
+    )
+    store = PostgresCircuitStore(pool, name)
+    return TargetStores(
+        name=name,
+        pool=pool,
+        queue=PostgresRetryQueue(pool, name),
+        incidents=PostgresIncidents(pool, name),
+        circuit_settings=circuit_settings,
+        breaker=DynamicsCircuitBreaker(circuit_settings, store, trust_seconds=TRUST_SECONDS, target=name),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What lives in the database."""
+
+    pool: Pool
+    queue: PostgresRetryQueue
+    """The entries of all targets."""
+    incidents: PostgresIncidents
+    """Of all targets."""
+    access: PostgresAccess
+    inbox: PostgresInbox
+    """What Dynamics told."""
+    targets: Mapping[str, TargetStores]
+    """What is kept of each target of the settings, Dynamics first."""
+    migration_sets: tuple[MigrationSet, ...]
+    sweep: Sweep | None
+    """None where the certifications that ship are not used."""
+    histories: HistoryStore | None
+    """None where the certifications that ship are not used."""
+
+    @property
+    def breaker(self) -> DynamicsCircuitBreaker:
+        """Dynamics' circuit."""
+        return self.targets[DYNAMICS].breaker
+
+    def target(self, name: str) -> TargetStores:
+        """One of the targets.
+
+        Raises:
+            ConfigurationError: the settings name no such target.
+        """
+        if (found := self.targets.get(name)) is None:
+            known = " and ".join(self.targets)
+            raise ConfigurationError(f"The settings name no target {name}. There is {known}.")
+        return found
+
+    def queue_of(self, target: str | None) -> PostgresRetryQueue:
+        """The entries of one target, or of all."""
+        return self.queue if target is None else self.target(target).queue
+
+    def chosen(self, target: str | None) -> Sequence[TargetStores]:
+        """One target, or all."""
+        return [*self.targets.values()] if target is None else [self.target(target)]
+
+    async def waiting(self) -> int:
+        """Records in the outbox."""
+        return int(await one_value(self.pool, "select count(*) from dynamics_sync.outbox"))
+
+    async def differences(self) -> int:
+        """Records that reconciliation found to differ, and that were not repaired."""
+        return int(await one_value(self.pool, COUNT_OPEN))
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[Stores]:
+    """Connect and make sure of the schema.
+
+    Raises:
+        DatabaseError: it cannot be reached, or its schema is another.
+    """
+    sets = migration_sets(settings)
+    async with brief_connection(database_url) as connection:
+        await check_schema(connection, sets)
+    async with make_pool(database_url, POOL_SIZE) as pool:
+        yield Stores(
+            pool=pool,
+            queue=PostgresRetryQueue(pool),
+            incidents=PostgresIncidents(pool),
+            access=PostgresAccess(pool),
+            inbox=PostgresInbox(pool, DYNAMICS),
+            targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
+            migration_sets=sets,
+            sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,
+            histories=HistoryStore(lambda: transaction(pool)) if CERTIFICATIONS in sets else None,
+        )
