@@ -23,6 +23,7 @@ from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from dynamics_sync.settings import load_settings
+from dynamics_sync.stores import migration_sets
 
 RECORDS = 5_000
 ROUNDS = 9
@@ -94,7 +95,7 @@ async def through_the_worker(database_url: str, url: str) -> float:
 
 
 async def prepare(database_url: str) -> None:
-    await migrate(database_url, app.migration_sets(load_settings()))
+    await migrate(database_url, migration_sets(load_settings()))
     organisation, chapter, mentor = uuid4(), uuid4(), uuid4()
     async with await connect(database_url) as user:
         await user.execute("insert into public.organisations values (%s, 'x')", [organisation])
