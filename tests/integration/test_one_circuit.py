@@ -42,6 +42,12 @@ where id in (select id from public.certifications order by random() limit 10)
 """
 
 OPEN = "select count(*) = 1 from dynamics_sync.circuit where state = 'open'"
+# A record that a user's transaction has locked while its worker lets go of it is left to its lease of 90 s.
+ALL_ARE_HELD_FOR_LONG = """
+select count(*) = 0 from dynamics_sync.outbox
+where coalesce(lease_until, 'infinity') > clock_timestamp() + interval '87 s'
+"""
+END_LEASES = "update dynamics_sync.outbox set lease_until = clock_timestamp()"
 CLOSED = "select count(*) = 0 from dynamics_sync.circuit where state <> 'closed'"
 
 
@@ -101,6 +107,8 @@ async def test_while_it_is_open_nothing_leaves_and_one_probe_decides(database: s
                     await on.fault(kind="status", status=503)
                     await on.until(OPEN)
             await on.lift_faults()
+            await on.until(ALL_ARE_HELD_FOR_LONG)
+            await on.user.execute(END_LEASES)
             await on.settled()
         history = History(requests=left(tmp_path), circuit=await circuit_history(on.user))
     assert check(history) == []

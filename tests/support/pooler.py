@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from support.ports import free_port
 
-_ports: dict[int, int] = {}
+_ports: dict[str, int] = {}
 """The port that engines use instead of a server's own, by that one."""
 
 
@@ -75,8 +75,8 @@ def for_engine(database_url: str) -> str:
     return database_url if port is None else pooled(database_url, port)
 
 
-def _port_of(url: str) -> int:
-    return int(conninfo_to_dict(url).get("port") or 0)
+def _port_of(url: str) -> str:
+    return str(conninfo_to_dict(url).get("port"))
 
 
 def _until_it_answers(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
