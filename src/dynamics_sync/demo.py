@@ -165,6 +165,7 @@ class _Story:
         self.state.title = title
         try:
             async with asyncio.timeout(STEP_TIMEOUT_SECONDS):
+                await self.look()
                 while not until(self.state):
                     await asyncio.sleep(0.1)
                     await self.look()
