@@ -235,6 +235,11 @@ def test_freezing_the_certifications_tells_that_administrators_still_read_them(o
     assert "public.read_certifications(uuid,text)" in ways(owner, "public.certifications")
 
 
+@pytest.mark.parametrize("table", ["peer_mentors", "certifications"])
+def test_freezing_what_the_listing_shows_tells_that_it_stays_open(owner: Connection, table: str) -> None:
+    assert "public.public_peer_mentors" in ways(owner, f"public.{table}")
+
+
 def test_what_is_not_there_is_told(owner: Connection, access: Access) -> None:
     refused(access("freeze", "public..absent"), "There is no table or view public..absent")
 

@@ -156,6 +156,13 @@ async def test_a_person_edits_in_dynamics(client: Client, receiver: Receiver) ->
     assert len({kari, somebody, (await client("GET", "WhoAmI")).document["UserId"]}) == 3
 
 
+async def test_a_person_finds_a_record_by_a_key_that_looks_like_an_id(client: Client) -> None:
+    path = PATH.replace("A1", RECORD)
+    await client("PATCH", path, {"name": "a"})
+    assert (await client.control("PATCH", f"records/accounts/{RECORD}", {"attributes": {"name": "b"}})).status == 204
+    assert (await client("GET", path)).document["name"] == "b"
+
+
 async def test_what_a_person_gets_wrong(client: Client) -> None:
     await client("PATCH", PATH, {"name": "a"})
     for method, path, body, status in [

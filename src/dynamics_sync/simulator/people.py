@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from dynamics_sync.simulator import webapi
+from dynamics_sync.simulator.addresses import Locator
 from dynamics_sync.simulator.messages import Request
 from dynamics_sync.simulator.organization import user_id
 from dynamics_sync.simulator.store import Store
@@ -43,16 +44,16 @@ class People:
             DataverseError: as the Web API would answer.
         """
         table = self._store.table(edit.entity_set)
-        path = f"{edit.entity_set}({_key(table, edit.key)})" if edit.key else edit.entity_set
+        path = f"{edit.entity_set}({self._key(table, edit.key)})" if edit.key else edit.entity_set
         content = json.dumps(edit.attributes).encode()
         request = Request(edit.method, path, {}, {"if-match": "*"}, content, "", user_id=user_id(edit.user))
         origin = Origin(request.user_id, "", str(uuid4()), str(uuid4()), None)
         await self._webhooks.commit(origin, lambda: webapi.answer(self._store, request))
 
-
-def _key(table: Table, key: str) -> str:
-    if is_guid(key) or "=" in key:
-        return key
-    names = [alternate.columns[0] for alternate in table.alternate_keys if len(alternate.columns) == 1]
-    quoted = key.replace("'", "''")
-    return f"{names[0]}='{quoted}'" if names else key
+    def _key(self, table: Table, key: str) -> str:
+        """A record's id, `column='value'`, or the value alone of an alternate key, which may look like an id."""
+        if "=" in key or (is_guid(key) and self._store.find(table, Locator(key.lower()))):
+            return key
+        names = [alternate.columns[0] for alternate in table.alternate_keys if len(alternate.columns) == 1]
+        quoted = key.replace("'", "''")
+        return f"{names[0]}='{quoted}'" if names else key

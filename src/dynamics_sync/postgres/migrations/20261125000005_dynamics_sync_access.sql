@@ -82,11 +82,6 @@ as $$
     union
     select i.inhparent from wholes join pg_catalog.pg_inherits i on i.inhrelid = wholes.oid
   ),
-  relations (oid, kind) as (
-    select same.oid, 'same' from (select parts.oid from parts union select wholes.oid from wholes) as same
-    union
-    select readers.oid, 'reader' from readers where readers.has_own_rights
-  ),
   functions (oid) as (
     select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_class c on c.oid = source
     where p.prosecdef and (
@@ -102,6 +97,18 @@ as $$
     join pg_catalog.pg_depend d
       on d.classid = 'pg_catalog.pg_proc'::regclass and d.refclassid = 'pg_catalog.pg_proc'::regclass
       and d.refobjid = f.oid
+  ),
+  relations (oid, kind) as (
+    select same.oid, 'same' from (select parts.oid from parts union select wholes.oid from wholes) as same
+    union
+    select readers.oid, 'reader' from readers where readers.has_own_rights
+    union
+    -- A view over such a function: whoever may read the view need not be able to call it.
+    select rule.ev_class, 'reader' from functions f
+    join pg_catalog.pg_depend d
+      on d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid = f.oid
+      and d.classid = 'pg_catalog.pg_rewrite'::regclass
+    join pg_catalog.pg_rewrite rule on rule.oid = d.objid
   )
   select relations.oid::regclass::text,
     case when relations.oid = source then 'rights'
