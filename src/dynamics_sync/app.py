@@ -196,7 +196,7 @@ def web_server(stores: Stores, tokens: Tokens | None = None, webhooks: Webhooks 
     circuits = {name: target.breaker.status for name, target in stores.targets.items()}
     pages = health_app(Health(checks, circuits))
     oversized = stores.histories.count_oversized if stores.histories is not None else None
-    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, circuits, oversized))
+    add_metrics(pages, metric_sources(stores.waiting, stores.queue.counts, stores.inbox.counts, circuits, oversized))
     if webhooks is not None:
         add_webhooks(pages, webhooks)
     return make_server(pages)

@@ -9,6 +9,8 @@ from support.commands import worker_process
 from support.engine import stage
 from support.histories import first_form, histories
 
+SECRET = "sixteen-characters-or-more"
+
 
 def numbers(page: str, name: str) -> Mapping[str, float]:
     """The values of a metric, by its labels in alphabetical order of their names."""
@@ -47,6 +49,20 @@ async def test_the_page_tells_what_waits_what_failed_and_what_outgrows(database:
         assert numbers(page, "dynamics_sync_circuit_state")["open dynamics"] == 1
         queued = numbers(page, "dynamics_sync_queue_entries")
         assert (queued["pending_manual_replay"], sum(queued.values())) == (1, 1)
+
+
+async def test_webhooks_that_nothing_understands_are_counted(database: str, tmp_path: Path) -> None:
+    webhooks = {"webhooks": "on", "webhook_secret": SECRET}
+    async with (
+        stage(database, working=False) as on,
+        worker_process(on, database, tmp_path, **webhooks) as worker,
+    ):
+        url = f"{worker.url}/webhooks/dynamics/v1?code={SECRET}"
+        async with on.http.post(url, data=b"what is this?") as response:
+            assert response.status == 202
+        await worker.says("inbox.unrecognised")
+        told = numbers(await worker.metrics(), "dynamics_sync_inbox_deliveries")
+        assert (told["unrecognised"], sum(told.values())) == (1, 1)
 
 
 async def test_a_table_that_cannot_be_read_leaves_out_only_what_it_tells(database: str, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ No label comes from data, and nothing is counted by person or record. What the d
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DynamicsSyncError
+from dynamics_sync.core.incoming import InboxStatus
 from dynamics_sync.core.operation import QueueStatus
 from dynamics_sync.sync.breaker import CircuitStatus
 
@@ -22,6 +24,9 @@ ANSWER_SECONDS = 2.0
 
 Source = Callable[[], Awaitable["Metric"]]
 """Asks for one metric. Raises DynamicsSyncError where it cannot be had."""
+
+Counts = Callable[[], Awaitable[Mapping[str, int]]]
+"""How many there are, by status."""
 
 
 def add_metrics(app: "FastAPI", sources: Sequence[Source]) -> None:
@@ -42,14 +47,17 @@ def add_metrics(app: "FastAPI", sources: Sequence[Source]) -> None:
 
 def metric_sources(
     waiting: Callable[[], Awaitable[int]],
-    queue: Callable[[], Awaitable[dict[str, int]]],
+    queue: Counts,
+    inbox: Counts,
     circuits: Mapping[str, Callable[[], Awaitable[CircuitStatus]]],
     oversized: Callable[[], Awaitable[int]] | None,
 ) -> list[Source]:
-    """What is told of the outbox, of the queue (by status), of the circuits (by target) and of histories, if any."""
+    """What is told of the outbox, of the queue and the inbox (by status), of the circuits (by target) and of histories,
+    if any."""
     sources = [
         _number("dynamics_sync_outbox_waiting", "Records in the outbox.", waiting),
-        _queue_entries(queue),
+        _by_status("dynamics_sync_queue_entries", "Entries of the retry queue.", QueueStatus, queue),
+        _by_status("dynamics_sync_inbox_deliveries", "Webhooks that Dynamics sent.", InboxStatus, inbox),
         _circuit_states(circuits),
     ]
     if oversized is not None:
@@ -86,13 +94,13 @@ def _number(name: str, documentation: str, count: Callable[[], Awaitable[int]]) 
     return ask
 
 
-def _queue_entries(counts: Callable[[], Awaitable[dict[str, int]]]) -> Source:
-    """Entries of the retry queue; each status is told, also one without entries."""
+def _by_status(name: str, documentation: str, statuses: type[StrEnum], counts: Counts) -> Source:
+    """Each status is told, also one that nothing has."""
 
     async def ask() -> "Metric":
         found = await counts()
-        metric = _labelled("dynamics_sync_queue_entries", "Entries of the retry queue.", ("status",))
-        for status in QueueStatus:
+        metric = _labelled(name, documentation, ("status",))
+        for status in statuses:
             metric.add_metric([status.value], found.get(status.value, 0))
         return metric
 
