@@ -58,8 +58,11 @@ async def test_webhooks_that_nothing_understands_are_counted(database: str, tmp_
         worker_process(on, database, tmp_path, **webhooks) as worker,
     ):
         url = f"{worker.url}/webhooks/dynamics/v1?code={SECRET}"
-        async with on.http.post(url, data=b"what is this?") as response:
-            assert response.status == 202
+        status = 503
+        while status == 503:  # a database that shares its machine with other tests may need more than 50 ms
+            async with on.http.post(url, data=b"what is this?") as response:
+                status = response.status
+        assert status == 202
         await worker.says("inbox.unrecognised")
         told = numbers(await worker.metrics(), "dynamics_sync_inbox_deliveries")
         assert (told["unrecognised"], sum(told.values())) == (1, 1)

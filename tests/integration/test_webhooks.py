@@ -186,9 +186,9 @@ async def test_a_database_that_is_gone_is_told_as_503_and_found_again(
 
 async def test_headers_that_may_be_kept_are_kept_and_the_secret_never_is(database: str, user: Connection) -> None:
     async with receiving(database, webhook_header="x-ms-dynamics-organization") as dataverse:
-        await dataverse.post(
-            b"{}", {"x-ms-dynamics-organization": SECRET, "x-request-id": "7", "Cookie": "c"}, secret=None
-        )
+        headers = {"x-ms-dynamics-organization": SECRET, "x-request-id": "7", "Cookie": "c"}
+        while await dataverse.post(b"{}", headers, secret=None) == 503:
+            pass
     ((headers,),) = await (await user.execute("select headers from dynamics_sync.inbox")).fetchall()
     assert headers == {"x-request-id": "7"}
 
@@ -229,8 +229,11 @@ async def test_no_secret_gets_into_the_log(database: str, tmp_path: Path) -> Non
         ) as worker:
             address = f"{worker.url}{PATH}"
             for query in (f"?code={SECRET}", f"?secret={wrong}"):
-                async with on.http.post(address + query, data=b"{}") as response:
-                    assert response.status in (202, 401)
+                status = 503
+                while status == 503:
+                    async with on.http.post(address + query, data=b"{}") as response:
+                        status = response.status
+                assert status in (202, 401)
             async with on.http.get(f"{address}?code={SECRET}") as response:
                 assert response.status == 405
             await raw(worker.url, f"POST {PATH}?code={SECRET} HTTP/1.1\r\n{SECRET}\r\n\r\n")
