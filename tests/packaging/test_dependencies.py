@@ -32,6 +32,10 @@ def test_a_lock_file_names_no_address_and_no_path(lock: Path) -> None:
     assert not re.search(r"://|file:|find-links|index-url|^-|\s@\s|(?<!\\)/", lock.read_text(), re.MULTILINE)
 
 
+def test_nor_does_the_lock_file_of_the_tests_npm_packages() -> None:
+    assert "://" not in (ROOT / "tests" / "npm" / "package-lock.json").read_text()
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_each_locked_package_has_a_hash(lock: Path) -> None:
     packages = lock.read_text().replace("\\\n", " ").splitlines()
