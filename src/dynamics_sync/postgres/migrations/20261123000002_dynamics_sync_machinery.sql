@@ -571,6 +571,7 @@ create function dynamics_sync.watch(source regclass, key_column name default nul
 returns void
 language plpgsql
 set search_path = ''
+set client_min_messages = warning
 as $$
 declare
   key_type oid;
@@ -640,6 +641,7 @@ $$;
 create function dynamics_sync.unwatch(source regclass, target text default 'dynamics') returns void
 language plpgsql
 set search_path = ''
+set client_min_messages = warning
 as $$
 begin
   execute format('drop trigger if exists %I on %s', 'dynamics_sync_capture_' || target, source);
