@@ -9,7 +9,7 @@ from rich.console import Console
 from dynamics_sync.app import read_mapping
 from dynamics_sync.core.mapping import Column as MappedColumn
 from dynamics_sync.core.mapping import ColumnKind as MappedKind
-from dynamics_sync.core.mapping import DeleteRule, Mapping, TableMapping
+from dynamics_sync.core.mapping import Mapping, TableMapping
 from dynamics_sync.settings import Settings
 from dynamics_sync.simulator import AlternateKey, Column, ColumnKind, Simulator, SimulatorConfig, Table
 
@@ -57,9 +57,8 @@ def _referred_to(entity_set: str, alternate_keys: Sequence[str]) -> Table:
 
 def _simulated(table: TableMapping) -> Table:
     columns = [_simulated_column(column) for column in table.columns.values()]
-    if table.on_delete is DeleteRule.DEACTIVATE:
-        states = {name: (value, table.inactive[name]) for name, value in table.active.items()}
-        columns += [Column(name, ColumnKind.ANY) for name, values in states.items() if values != STATES.get(name)]
+    states = {name: (value, table.inactive[name]) for name, value in table.states.items()}
+    columns += [Column(name, ColumnKind.ANY) for name, values in states.items() if values != STATES.get(name)]
     key = Column(table.alternate_key, ColumnKind.TEXT, max_length=100)
     keys = (AlternateKey(f"{table.alternate_key}_key", (table.alternate_key,)),)
     return Table(table.logical_name, table.entity_set, f"{table.logical_name}id", (key, *columns), keys)

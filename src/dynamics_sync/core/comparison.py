@@ -82,8 +82,7 @@ class Comparison:
     @property
     def properties(self) -> tuple[str, ...]:
         """What has to be read of each record, besides its id and key."""
-        columns = (self._property(column) for column in self.table.columns.values())
-        return tuple(dict.fromkeys((*columns, *self._states)))
+        return self.table.properties(self.lookups)
 
     def references(self, row: Row) -> set[Reference]:
         """What the row's lookups by alternate key refer to."""
@@ -130,17 +129,9 @@ class Comparison:
 
     def _differing(self, row: Row, held: Attributes, ids: ReferredIds) -> tuple[str, ...]:
         columns = self.table.columns.items()
-        held_in = {name: held.get(self._property(column)) for name, column in columns}
+        held_in = {name: held.get(column.property_name(self.lookups)) for name, column in columns}
         wrong = [column.to for name, column in columns if not _holds(column, name, row[name], held_in[name], ids)]
-        return (*wrong, *_wrong_states(self._states, held))
-
-    @property
-    def _states(self) -> MappingOf[str, bool | int]:
-        """The attributes that say of each record that it is active."""
-        return self.table.active if self.table.on_delete is DeleteRule.DEACTIVATE else {}
-
-    def _property(self, column: Column) -> str:
-        return column.to if column.lookup is None else self.lookups[column.to]
+        return (*wrong, *_wrong_states(self.table.states, held))
 
 
 def _reference(column: Column, value: object) -> Reference | None:

@@ -13,7 +13,7 @@ from enum import Enum
 
 from dynamics_sync.core.decoding import agrees, decode
 from dynamics_sync.core.incoming import RecordChange, moment
-from dynamics_sync.core.mapping import Column, DeleteRule, Owner, TableMapping
+from dynamics_sync.core.mapping import Column, Owner, TableMapping
 
 UNCLEAR = timedelta(seconds=2)
 """Two changes of which the times differ by less may have been made in either order: Dynamics tells whole seconds."""
@@ -37,21 +37,13 @@ class Incoming:
     @property
     def properties(self) -> tuple[str, ...]:
         """What has to be read of a record to see how it is now."""
-        columns = (self.property(column) for column in self.table.columns.values())
-        return tuple(dict.fromkeys((*columns, *self.states, MODIFIED_ON)))
-
-    @property
-    def states(self) -> Mapping[str, bool | int]:
-        """The attributes that say of each record that has a row that it is active."""
-        return self.table.active if self.table.on_delete is DeleteRule.DEACTIVATE else {}
-
-    def property(self, column: Column) -> str:
-        """Its name in answers of the Web API."""
-        return column.to if column.lookup is None else self.lookups[column.to]
+        return tuple(dict.fromkeys((*self.table.properties(self.lookups), MODIFIED_ON)))
 
     def attribute(self, column: Column) -> str:
         """Its logical name, which messages have."""
-        return self.property(column).removeprefix("_").removesuffix("_value") if column.lookup else column.to.lower()
+        if column.lookup is None:
+            return column.to.lower()
+        return column.property_name(self.lookups).removeprefix("_").removesuffix("_value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +122,7 @@ def resolve(incoming: Incoming, change: RecordChange, held: Mapping[str, object]
     for name, column in incoming.table.columns.items():
         if case.counts(incoming.attribute(column)):
             case.resolve_column(name, column)
-    for attribute, active in incoming.states.items():
+    for attribute, active in incoming.table.states.items():
         if case.counts(attribute.lower()):
             case.resolve_state(attribute, active)
     return case.resolution
@@ -159,7 +151,7 @@ class _Case:
 
     def resolve_column(self, name: str, column: Column) -> None:
         here, type_name = self.sides.row[name], self.incoming.types[name]
-        attribute, property = self.incoming.attribute(column), self.incoming.property(column)
+        attribute, property = self.incoming.attribute(column), column.property_name(self.incoming.lookups)
         told = decode(name, column, type_name, self._told(attribute, property))
         now = told if self.held is None else decode(name, column, type_name, self.held.get(property))
         if agrees(name, column, here, now):

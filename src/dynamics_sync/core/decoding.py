@@ -13,7 +13,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from dynamics_sync.core.incoming import Reference, moment
-from dynamics_sync.core.mapping import Column, ColumnKind, UnsendableError
+from dynamics_sync.core.mapping import Column, ColumnKind, UnsendableError, aware
 
 MIDNIGHT = time(0, 0)
 MOST_DIGITS = 1000
@@ -61,7 +61,7 @@ def agrees(name: str, column: Column, here: object, there: object) -> bool:
     except UnsendableError:
         return False
     if isinstance(here, datetime) and isinstance(there, datetime) and column.kind is not ColumnKind.DATE:
-        apart = _aware(here) - _aware(there)
+        apart = aware(here) - aware(there)
         return abs(apart.total_seconds()) < 1
     first, second = (None if value == "" else value for value in sent)
     return first == second
@@ -132,8 +132,3 @@ def _is_reasonable(value: float | Decimal) -> bool:
 def _is_storable(text: str) -> bool:
     """PostgreSQL's texts hold neither NUL nor half a character."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _aware(value: datetime) -> datetime:
-    """A point in time without a zone counts as UTC, as in the mapping."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -93,6 +93,14 @@ class Column(_Model):
             raise ValueError(f"{self.time_zone!r} is no time zone") from None
         return self
 
+    def property_name(self, lookups: MappingOf[str, str]) -> str:
+        """The attribute's name in answers of the Web API.
+
+        Args:
+            lookups: the property that each lookup reads back as (`_hlf_team_value`), by navigation property.
+        """
+        return self.to if self.lookup is None else lookups[self.to]
+
     def encode(self, name: str, value: object) -> tuple[str, JsonValue]:
         """The attribute's name and value as the Web API takes them.
 
@@ -120,7 +128,7 @@ class Column(_Model):
             return None
         if self.kind is ColumnKind.DATE:
             if isinstance(value, datetime):
-                return _aware(value).astimezone(ZoneInfo(self.time_zone)).date().isoformat()
+                return aware(value).astimezone(ZoneInfo(self.time_zone)).date().isoformat()
             if isinstance(value, date):
                 return value.isoformat()
             raise UnsendableError("mapping.wrong_type", name)
@@ -172,13 +180,22 @@ class TableMapping(SourceTable):
         if self.active.keys() != self.inactive.keys():
             raise ValueError("active and inactive must write the same attributes, so that each undoes the other")
         seen: dict[str, str] = {self.alternate_key.lower(): f"the alternate key {self.alternate_key}"}
-        if self.on_delete is DeleteRule.DEACTIVATE:
-            seen |= {name.lower(): "the rule for deletions" for name in self.active}
+        seen |= {name.lower(): "the rule for deletions" for name in self.states}
         for name, column in self.columns.items():
             if (other := seen.get(column.to.lower())) is not None:
                 raise ValueError(f"column {name!r} is mapped to {column.to!r}, which {other} already writes")
             seen[column.to.lower()] = f"column {name!r}"
         return self
+
+    @property
+    def states(self) -> MappingOf[str, bool | int]:
+        """The attributes that say of each record that it is active."""
+        return self.active if self.on_delete is DeleteRule.DEACTIVATE else {}
+
+    def properties(self, lookups: MappingOf[str, str]) -> tuple[str, ...]:
+        """What has to be read of a record to see how it is, besides its id and key."""
+        columns = (column.property_name(lookups) for column in self.columns.values())
+        return tuple(dict.fromkeys((*columns, *self.states)))
 
     def address(self, record_key: str) -> str:
         """The record's address below the Web API's root, by alternate key.
@@ -195,7 +212,7 @@ class TableMapping(SourceTable):
         Raises:
             UnsendableError: a value has no form in Dynamics.
         """
-        body: dict[str, JsonValue] = dict(self.active) if self.on_delete is DeleteRule.DEACTIVATE else {}
+        body: dict[str, JsonValue] = dict(self.states)
         for name, column in self.columns.items():
             attribute, value = column.encode(name, row[name])
             body[attribute] = value
@@ -265,7 +282,7 @@ def _plain(name: str, value: object) -> JsonValue:
         case Decimal() if isfinite(value):
             return _number(name, value)
         case datetime():
-            return _aware(value).astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return aware(value).astimezone(UTC).isoformat().replace("+00:00", "Z")
         case date():
             return value.isoformat()
         case UUID():
@@ -281,7 +298,7 @@ def _number(name: str, value: Decimal) -> float:
     return number
 
 
-def _aware(value: datetime) -> datetime:
+def aware(value: datetime) -> datetime:
     """A point in time without a zone counts as UTC."""
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 

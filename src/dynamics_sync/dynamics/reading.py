@@ -20,6 +20,7 @@ from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
 from dynamics_sync.sync.reading import Definition, Failed, Found, Held, Page, Refused, T, View
 from dynamics_sync.transport.answers import connection_error_code
+from dynamics_sync.transport.session import start_of_body
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of one answer: a page of a thousand records has a few megabytes at most."""
@@ -187,12 +188,8 @@ class WebQuestion(Generic[T]):
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
     """The body, or None if it is too long to be an answer."""
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return None
-    return bytes(body)
+    body = await start_of_body(response, MOST_BYTES)
+    return body if len(body) <= MOST_BYTES else None
 
 
 def _select(view: View) -> str:
