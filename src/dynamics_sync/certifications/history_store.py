@@ -1,13 +1,12 @@
 """The histories in the database: one step at a time, each a short transaction."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
-from psycopg import AsyncConnection
 from psycopg.rows import class_row
+
+from dynamics_sync.certifications.jobs import Transaction
 
 AS_SERVICE_ROLE = "set local role service_role"
 """Row-level security hides rows even from the tables' owner."""
@@ -33,9 +32,6 @@ OVERSIZED = "select certification_id, entries from dynamics_certifications.overs
 COUNT_OVERSIZED = "select count(*) from dynamics_certifications.oversized_histories()"
 
 T = TypeVar("T")
-
-Transaction = Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]]
-"""Gives a connection in a transaction, which ends with the block."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from dynamics_sync.certifications.history_store import HistoryStore
+from dynamics_sync.certifications.jobs import repeat
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock
 
@@ -21,12 +22,7 @@ class HistoryWatch:
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong is told, and tried again later."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:
-                emit("history.watch_failed", "error", exception_type=type(error).__name__)
-            await self._clock.sleep(EVERY_SECONDS)
+        await repeat(self.look, EVERY_SECONDS, self._clock, "history.watch_failed")
 
     async def look(self) -> None:
         """Tell those that were not oversized at the last look, or all at the first one."""

@@ -4,13 +4,9 @@ The listing does not wait for it: it asks the dates (R20). What is moved is capt
 the outbox while nothing can be sent.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
 
-from psycopg import AsyncConnection
-
+from dynamics_sync.certifications.jobs import Transaction, repeat
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock
 
@@ -19,9 +15,6 @@ SWEEP = "select expiring, expired from dynamics_certifications.sweep(%s)"
 EVERY_SECONDS = 60.0
 AT_ONCE = 500
 """Certifications moved in one transaction, during which a person's change of one of them waits."""
-
-Transaction = Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]]
-"""Gives a connection in a transaction, which ends with the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +38,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Until cancelled. Whatever goes wrong is told, and tried again a minute later."""
-        while True:
-            try:
-                await self.all_due()
-            except Exception as error:
-                emit("sweep.failed", "error", exception_type=type(error).__name__)
-            await self._clock.sleep(EVERY_SECONDS)
+        await repeat(self.all_due, EVERY_SECONDS, self._clock, "sweep.failed")
 
     async def all_due(self) -> None:
         """Batch by batch, until none is left but what somebody has locked.

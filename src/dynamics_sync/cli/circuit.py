@@ -1,5 +1,6 @@
 """`circuit`: how Dynamics is, and the portal, what outages there were, and opening and closing it by hand."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, timedelta
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.incidents import Incident
 from dynamics_sync.settings import operator_name
 from dynamics_sync.stores import Stores, TargetStores
-from dynamics_sync.sync.breaker import CircuitStatus
+from dynamics_sync.sync.breaker import CircuitStatus, DynamicsCircuitBreaker
 from dynamics_sync.web.health import circuit_document
 
 circuit_commands = typer.Typer(help="How Dynamics is, and the portal, as all workers see it.", no_args_is_help=True)
@@ -76,14 +77,8 @@ def circuit_open(
     target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
 ) -> None:
     """Keep everything back for one cool-down from now; then a probe decides. Begins an incident."""
-
-    async def act(stores: Stores) -> Look:
-        of = stores.target(target)
-        await of.breaker_of(Operator(operator_name(), reason)).force_open()
-        return await _look(of)
-
     confirmed(f"Open the circuit of {target}? No request leaves for one cool-down, then a probe decides.", yes)
-    _tell_of_one(with_stores(act), target, as_json)
+    _force(DynamicsCircuitBreaker.force_open, target, reason, as_json)
 
 
 @circuit_commands.command("close")
@@ -91,14 +86,25 @@ def circuit_close(
     target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
 ) -> None:
     """Let everything pass again, as if a probe had succeeded. Ends the incident."""
+    confirmed(f"Close the circuit of {target}? All that waits is sent at once.", yes)
+    _force(DynamicsCircuitBreaker.force_closed, target, reason, as_json)
+
+
+def _force(
+    change: Callable[[DynamicsCircuitBreaker], Awaitable[None]], target: str, reason: str | None, as_json: bool
+) -> None:
+    """Change one circuit in the name of whoever asks, and tell how it is then."""
 
     async def act(stores: Stores) -> Look:
         of = stores.target(target)
-        await of.breaker_of(Operator(operator_name(), reason)).force_closed()
+        await change(of.breaker_of(Operator(operator_name(), reason)))
         return await _look(of)
 
-    confirmed(f"Close the circuit of {target}? All that waits is sent at once.", yes)
-    _tell_of_one(with_stores(act), target, as_json)
+    look = with_stores(act)
+    if as_json:
+        print_json(_document(look))
+    else:
+        _tell(look, target)
 
 
 async def _look(of: TargetStores) -> Look:
@@ -108,13 +114,6 @@ async def _look(of: TargetStores) -> Look:
 def _document(look: Look) -> dict[str, Any]:
     status, incident = look
     return circuit_document(status) | {"incident": incident.id if incident else None}
-
-
-def _tell_of_one(look: Look, target: str, as_json: bool) -> None:
-    if as_json:
-        print_json(_document(look))
-    else:
-        _tell(look, target)
 
 
 def _tell(look: Look, target: str) -> None:
