@@ -234,7 +234,27 @@ class TestRelease:
         assert newer.version > operation.version
         assert newer.attempts == 1
 
-    async def test_a_record_that_a_user_has_locked_is_left_to_its_lease(self, stores: Stores, outbox: Outbox) -> None:
+    @pytest.mark.parametrize("commits", [True, False])
+    async def test_it_waits_for_a_users_transaction_on_the_same_record(
+        self, stores: Stores, outbox: Outbox, commits: bool
+    ) -> None:
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        failure = FailedAttempt(1, FakeClock().now(), "http_503", 4000)
+        async with transaction(stores, "a", commits=commits):
+            releasing = asyncio.create_task(outbox.release(operation, 1, [failure], unanswered=True))
+            async with asyncio.timeout(10):
+                while not (await stores.look()).attempts:
+                    await asyncio.sleep(0.01)
+            assert not releasing.done()
+        await releasing
+        picture = await stores.look()
+        assert (picture.waiting["a"].is_leased, picture.waiting["a"].attempts) == (False, 1)
+        assert (len(picture.attempts), set(picture.unanswered)) == (1, {"a"})
+
+    async def test_after_a_moment_a_record_that_a_user_has_locked_is_left_to_its_lease(
+        self, stores: Stores, outbox: Outbox
+    ) -> None:
         await change(stores, "a")
         operation = await claim_one(outbox)
         async with transaction(stores, "a"), asyncio.timeout(10):

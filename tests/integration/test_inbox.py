@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from dynamics_sync.core.conflicts import UNCLEAR
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
@@ -111,6 +112,47 @@ async def test_a_column_that_nobody_changed_here_is_no_conflict_though_we_wrote_
     assert (record["hlf_status"], record["hlf_expireson"]) == (STATUS["revoked"], "2028-01-01")
     assert await here.row(key) == ("revoked", "2028-01-01")
     assert await here.conflicts() == []
+
+
+async def test_a_column_that_was_taken_from_dynamics_is_no_conflict_though_we_wrote_over_what_came_after(
+    here: Room,
+) -> None:
+    """Our request was under way with the state before the first change, which is then what the second one changed."""
+    key = await here.synchronised()
+    first = (await here.event(key, hlf_status=option(STATUS["expiring"]))).but(
+        at=datetime.now(UTC) - 2 * UNCLEAR, before={"hlf_status": option(STATUS["active"])}
+    )
+    await here.told(first)
+    await here.on.user.execute("update public.certifications set expires_on = '2028-01-01' where id = %s", [key])
+    await here.on.settled()
+    second = first.but(
+        at=datetime.now(UTC), attributes={"hlf_status": option(STATUS["revoked"])}, operation_id=Event().operation_id
+    )
+    await here.told(second)
+    await here.on.settled()
+    record = await here.on.record(key)
+    assert record is not None
+    assert (record["hlf_status"], (await here.row(key))[0]) == (STATUS["revoked"], "revoked")
+    assert await here.conflicts() == []
+    assert await here.on.rows("select taken from dynamics_sync.inbox_records") == [(["status"],)]
+
+
+async def test_a_column_that_was_taken_from_dynamics_and_changed_here_since_is_a_conflict(here: Room) -> None:
+    key = await here.synchronised()
+    first = (await here.event(key, hlf_status=option(STATUS["expiring"]))).but(at=datetime.now(UTC) - 2 * UNCLEAR)
+    await here.told(first)
+    await here.on.user.execute("update public.certifications set status = 'expired' where id = %s", [key])
+    await here.on.settled()
+    assert await here.on.rows("select taken from dynamics_sync.inbox_records") == [([],)]
+    second = first.but(
+        at=datetime.now(UTC),
+        attributes={"hlf_status": option(STATUS["revoked"])},
+        before=first.attributes,
+        operation_id=Event().operation_id,
+    )
+    await here.told(second)
+    assert (await here.row(key))[0] == "expired"
+    assert await here.conflicts() == [("status", "postgres")]
 
 
 async def test_a_change_made_there_after_our_last_write_is_taken(here: Room) -> None:

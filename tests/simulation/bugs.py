@@ -298,10 +298,11 @@ def forgets_the_record_when_a_worker_stops() -> Patches:
 
     def release(
         self: Database, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt], unanswered: bool
-    ) -> None:
-        original(self, operation, attempts, failures, unanswered)
+    ) -> bool:
+        is_locked = original(self, operation, attempts, failures, unanswered)
         if not failures:
             self.outbox.pop(operation.record_key, None)
+        return is_locked
 
     with patch.object(Database, "release", release):
         yield

@@ -6,7 +6,7 @@ with whatever lies between a worker and its database as a `Wire`.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -158,13 +158,16 @@ class Database:
 
     def release(
         self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt], unanswered: bool
-    ) -> None:
+    ) -> bool:
+        """Whether it is still ours, as a user has locked it."""
         self.attempts += [(operation.record_key, failure) for failure in failures]
         if unanswered and self._row(operation) is not None:
             self._note_unanswered(operation.record_key)
         row = self._ours(operation)
-        if row is not None and operation.record_key not in self.locked:
-            row.lease_owner, row.attempts = None, attempts
+        if row is None or operation.record_key in self.locked:
+            return row is not None
+        row.lease_owner, row.attempts = None, attempts
+        return False
 
     def add(self, failure: Failure, entry_id: str) -> str:
         """A new entry of that id, or the record's open one; the outbox is settled with it."""
@@ -299,18 +302,18 @@ class ModelOutbox:
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         left = {operation.outbox_id: (operation, applied) for operation, applied in arrived}
-        for wait_seconds in LOCKED_WAITS_SECONDS:
-            if wait_seconds:
-                await asyncio.sleep(wait_seconds)
-            now = list(left.values())
-            outcomes = await self._wire("settle", None, lambda now=now: self._database.settle(now))  # type: ignore[misc]
+
+        async def settle() -> bool:
+            nonlocal left
+            outcomes = await self._wire("settle", None, lambda: self._database.settle(list(left.values())))
             for row, outcome in outcomes.items():
                 if outcome == "lost":
                     operation = left[row][0]
                     await self._mark_dirty(operation.record_key, operation.operation_type)
             left = {row: left[row] for row, outcome in outcomes.items() if outcome == "locked"}
-            if not left:
-                return
+            return bool(left)
+
+        await _while_locked(settle)
 
     async def release(
         self,
@@ -319,13 +322,28 @@ class ModelOutbox:
         failures: Sequence[FailedAttempt] = (),
         unanswered: bool = False,
     ) -> None:
-        await self._wire("release", None, lambda: self._database.release(operation, attempts, failures, unanswered))
+        to_note = (failures, unanswered)
+
+        async def release() -> bool:
+            nonlocal to_note
+            noting, to_note = to_note, ((), False)
+            return await self._wire("release", None, lambda: self._database.release(operation, attempts, *noting))
+
+        await _while_locked(release)
 
     async def resend_unanswered(self) -> None:
         await self._wire("resend", None, self._database.resend_unanswered)
 
     async def _mark_dirty(self, key: str, operation_type: OperationType) -> None:
         await self._wire("mark dirty", key, lambda: self._database.mark_dirty(key, operation_type))
+
+
+async def _while_locked(attempt: Callable[[], Awaitable[bool]]) -> None:
+    for wait_seconds in LOCKED_WAITS_SECONDS:
+        if wait_seconds:
+            await asyncio.sleep(wait_seconds)
+        if not await attempt():
+            return
 
 
 class ModelRetryQueue:

@@ -106,6 +106,18 @@ def test_a_column_that_waits_here_unchanged_is_no_conflict() -> None:
     assert (done.writes, done.clashes, done.send) == ({"name": "there"}, [], False)
 
 
+@pytest.mark.parametrize(("waiting", "is_conflict"), [((), False), (("grade",), False), (("name",), True)])
+def test_what_the_row_has_from_dynamics_is_no_conflict_unless_it_was_changed_since(
+    waiting: tuple[str, ...], is_conflict: bool
+) -> None:
+    """We wrote over the change, with what an earlier one had said."""
+    known = sides(written_at=AT, taken=frozenset({"name"}), waiting=frozenset(waiting))
+    told = replace(change(fullname="there"), before={"fullname": "before"})
+    done = resolve(PEOPLE, told, held(), known)
+    assert done.clashes == ([Clash("name", POSTGRES)] if is_conflict else [])
+    assert done.writes == ({} if is_conflict else {"name": "there"})
+
+
 def test_only_what_waits_conflicts() -> None:
     done = resolve(PEOPLE, change(fullname="there"), None, sides(waiting=frozenset({"grade"})))
     assert (done.writes, done.clashes) == ({"name": "there"}, [])

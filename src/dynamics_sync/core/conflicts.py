@@ -57,6 +57,8 @@ class Sides:
     """When Dynamics was last given a state of ours, by the database's clock."""
     newest: Mapping[str, datetime] = field(default_factory=dict)
     """When the newest change of Dynamics was made that is applied here, by attribute."""
+    taken: frozenset[str] = frozenset()
+    """Columns that the row has from Dynamics: whatever was changed here since waits."""
 
     def may_have_written_since(self, change: RecordChange) -> bool:
         return self.written_at is not None and self.written_at >= change.at - CLOCKS_DIFFER
@@ -91,6 +93,11 @@ class Resolution:
     """What is known afterwards, by attribute."""
     older: int = 0
     """Attributes of which a newer change was applied before."""
+
+    @property
+    def kept(self) -> set[str]:
+        """Columns, or attributes, of which the row is right."""
+        return {clash.name for clash in self.clashes if clash.winner is Owner.POSTGRES}
 
     @property
     def is_superseded(self) -> bool:
@@ -188,8 +195,10 @@ class _Case:
             self.resolution.send = True
 
     def _changed_here(self, name: str, column: Column) -> bool:
-        """Not if the row still has what Dynamics had before. Each request sends all columns, also those that did not
-        change; without an image of before, it must be taken for changed."""
+        """Not if the row has it from Dynamics, nor if it still has what Dynamics had before: each request sends all
+        columns, also those that did not change. Without an image of before, it must be taken for changed."""
+        if name in self.sides.taken - self.sides.waiting:
+            return False
         attribute = self.incoming.attribute(column)
         if attribute not in self.change.before:
             return True

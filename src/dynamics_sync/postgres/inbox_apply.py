@@ -44,7 +44,7 @@ insert into dynamics_sync.inbox_records as known (target, entity_name, record_id
 values (%(target)s, %(entity_name)s, %(record_id)s, %(source_table)s, %(record_key)s)
 on conflict (target, entity_name, record_id) do update
 set source_table = excluded.source_table, record_key = excluded.record_key
-returning newest, taken_version, written_at
+returning newest, taken_version, written_at, taken
 """
 
 WRITTEN = """
@@ -55,7 +55,7 @@ where (target, source_table, record_key) = (%(target)s, %(source_table)s, %(reco
 REMEMBER = """
 update dynamics_sync.inbox_records
 set newest = newest || %(newest)s::jsonb, taken_version = coalesce(%(version)s, taken_version),
-  written_at = %(written_at)s
+  written_at = %(written_at)s, taken = %(taken)s
 where (target, entity_name, record_id) = (%(target)s, %(entity_name)s, %(record_id)s)
 """
 
@@ -81,6 +81,7 @@ class _Known:
     newest: Mapping[str, datetime]
     taken_version: int | None
     written_at: datetime | None
+    taken: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,23 +164,24 @@ async def _apply(connection: Connection, work: _Work, held: Held | None) -> Appl
     if before is None:
         return NoSuchRow()
     work = work.for_row(before)
-    known = await _know(connection, work)
     place = await take_place(connection, work.record)
+    known = await _know(connection, work)
     written_at, is_recent = await _written_at(connection, work, known)
     if held is not None and is_recent:
         raise BusyError  # what was read may be older than what we wrote meanwhile
     columns = work.incoming.table.columns
-    sides = Sides(before, place.waiting(columns), written_at, known.newest)
+    sides = Sides(before, place.waiting(columns), written_at, known.newest, known.taken)
     resolution = resolve(work.incoming, work.change, held.attributes if held else None, sides)
     altered: set[str] = set()
     if resolution.writes:
         await row.write(resolution.writes)
         altered = await row.altered(before, resolution.writes)
-    version = await place.leave(connection, work.record, resolution, altered)
+    version = await place.leave(connection, work.record, resolution, altered, work.incoming.table.key)
     remembered = {
         "newest": json.dumps({name: at.isoformat() for name, at in resolution.newest.items()}),
         "version": version,
         "written_at": written_at,
+        "taken": sorted({*known.taken, *resolution.writes} - resolution.kept - altered),
     }
     await connection.execute(REMEMBER, work.record | remembered)
     return await _settle(connection, work, _verdict(resolution))
@@ -214,8 +216,9 @@ async def _know(connection: Connection, work: _Work) -> _Known:
     row = await (await connection.execute(KNOW, work.record)).fetchone()
     if row is None:
         raise AssertionError("the insert always gives one row")
-    newest, taken_version, written_at = row
-    return _Known({name: datetime.fromisoformat(at) for name, at in newest.items()}, taken_version, written_at)
+    newest, taken_version, written_at, taken = row
+    times = {name: datetime.fromisoformat(at) for name, at in newest.items()}
+    return _Known(times, taken_version, written_at, frozenset(taken))
 
 
 async def _written_at(connection: Connection, work: _Work, known: _Known) -> tuple[datetime | None, bool]:

@@ -62,7 +62,12 @@ class Place:
         return frozenset(columns) if () in told else frozenset(name for names in told for name in names)
 
     async def leave(
-        self, connection: Connection, record: Mapping[str, Any], resolution: Resolution, altered: Collection[str]
+        self,
+        connection: Connection,
+        record: Mapping[str, Any],
+        resolution: Resolution,
+        altered: Collection[str],
+        key_column: str,
     ) -> int | None:
         """Leave the outbox as it was, unless the record has to be sent; give the version that was taken over, if one
         was: that of a change that Dynamics has already."""
@@ -73,15 +78,16 @@ class Place:
                 return None
             await connection.execute(TAKE_OVER, where | {"version": row[0]})
             return int(row[0])
-        await connection.execute(KEEP_COLUMNS, where | {"changed_columns": self._columns(resolution, altered)})
+        changed = self._changed_here(resolution, altered, key_column)
+        await connection.execute(KEEP_COLUMNS, where | {"changed_columns": changed})
         await connection.execute(NOTIFY, where)
         return None
 
-    def _columns(self, resolution: Resolution, altered: Collection[str]) -> list[str]:
-        """What is then to be said to have changed here. What Dynamics told is not among it."""
+    def _changed_here(self, resolution: Resolution, altered: Collection[str], key_column: str) -> list[str]:
+        """Columns to be said to have changed here; none would mean that it is not known which, so the key stands for
+        none of them. What Dynamics told is not among them, though it may have to be sent."""
         if self.is_ours:
-            clashes = {clash.name for clash in resolution.clashes}
-            return sorted(clashes.union(resolution.writes, altered, self.queued_columns or ()))
+            return sorted({*resolution.kept, *altered, *(self.queued_columns or ())}) or [key_column]
         return sorted({*self.outbox_columns, *altered}) if self.outbox_columns else []
 
 

@@ -5,7 +5,7 @@ never the others'.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -59,15 +59,17 @@ values (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 LOCKED_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""How long a settlement waits for a user's transaction on the same record, before it leaves the row to its lease."""
+"""How long a claimed record is kept for a user's transaction on it to end, before it is left to its lease."""
+
+Operations = Sequence[SyncOperation]
 
 
 @dataclass(frozen=True, slots=True)
 class _Release:
     operation: SyncOperation
     attempts: int
-    failures: Sequence[FailedAttempt]
-    unanswered: bool
+    failures: Sequence[FailedAttempt] = ()
+    unanswered: bool = False
 
 
 class PostgresOutbox:
@@ -108,16 +110,14 @@ class PostgresOutbox:
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """Delete the rows of what arrived, unless a record changed again or its lease was lost meanwhile."""
-        left = {operation.outbox_id: (operation, applied) for operation, applied in arrived}
-        for wait_seconds in (0.0, *LOCKED_WAITS_SECONDS):
-            await asyncio.sleep(wait_seconds)
-            outcomes = await self._settle(list(left.values()))
-            await self._send_once_more([left[row][0] for row, outcome in outcomes.items() if outcome == "lost"])
-            left = {row: left[row] for row, outcome in outcomes.items() if outcome == "locked"}
-            if not left:
-                return
-        for operation, _ in left.values():
-            emit("settle.locked", "warning", certification_id=operation.record_key, source_table=operation.source_table)
+        applied = {operation.outbox_id: each for operation, each in arrived}
+
+        async def settle(operations: Operations) -> Operations:
+            outcomes = await self._settle([(operation, applied[operation.outbox_id]) for operation in operations])
+            await self._send_once_more([each for each in operations if outcomes[each.outbox_id] == "lost"])
+            return [each for each in operations if outcomes[each.outbox_id] == "locked"]
+
+        await while_locked(settle, [operation for operation, _ in arrived])
 
     async def _settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
         """Give the outcome for each row."""
@@ -149,14 +149,23 @@ class PostgresOutbox:
         unanswered: bool = False,
     ) -> None:
         """Let go of a record that was not sent; keep its count and what happened."""
-        await self._release(_Release(operation, attempts, failures, unanswered))
+        release = _Release(operation, attempts, failures, unanswered)
+
+        async def let_go(operations: Operations) -> Operations:
+            nonlocal release
+            is_locked = await self._release(release)
+            release = _Release(operation, attempts)  # the rest is noted
+            return operations if is_locked else ()
+
+        await while_locked(let_go, [operation])
 
     async def resend_unanswered(self) -> None:
         """Mark records dirty whose unanswered requests are over."""
         async with transaction(self._pool) as connection:
             await connection.execute(RESEND_UNANSWERED, [self._target, RESENT_AT_ONCE])
 
-    async def _release_batch(self, batch: Sequence[_Release]) -> Sequence[None]:
+    async def _release_batch(self, batch: Sequence[_Release]) -> Sequence[bool]:
+        """Whether each is still ours, as a user's transaction has locked it."""
         async with transaction(self._pool) as connection:
             for each in batch:
                 await note_attempts(connection, each.operation, each.failures)
@@ -165,8 +174,9 @@ class PostgresOutbox:
                 "unanswered": [each.unanswered for each in batch],
                 "late_seconds": LATE_SECONDS,
             }
-            await connection.execute(RELEASE, parameters)
-        return [None] * len(batch)
+            row = await (await connection.execute(RELEASE, parameters)).fetchone()
+        locked = set(row[0]) if row else set()
+        return [each.operation.outbox_id in locked for each in batch]
 
     def _operation(self, row: tuple[Any, ...], claim_id: str) -> SyncOperation:
         outbox_id, source_table, record_key, version, operation_type, changed_columns, attempts = row
@@ -182,6 +192,17 @@ class PostgresOutbox:
             claim_id=claim_id,
             outbox_id=outbox_id,
         )
+
+
+async def while_locked(attempt: Callable[[Operations], Awaitable[Operations]], operations: Operations) -> None:
+    """Repeat an attempt for those records that it gives back, as a user's transaction has locked them."""
+    for wait_seconds in (0.0, *LOCKED_WAITS_SECONDS):
+        await asyncio.sleep(wait_seconds)
+        operations = await attempt(operations)
+        if not operations:
+            return
+    for operation in operations:
+        emit("record.locked", "warning", certification_id=operation.record_key, source_table=operation.source_table)
 
 
 def claimed(operations: Sequence[SyncOperation]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ class Outbox(Protocol):
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """The records arrived. A row goes, unless the record changed again or the lease was lost meanwhile:
-        then it stays, or is marked dirty again. What had an unanswered request before is noted."""
+        then it stays, or is marked dirty again. What had an unanswered request before is noted. Where a user's
+        transaction has a row, it is waited for a moment; then the lease ends by itself."""
         ...
 
     async def release(
@@ -137,7 +138,10 @@ class Outbox(Protocol):
         failures: Sequence[FailedAttempt] = (),
         unanswered: bool = False,
     ) -> None:
-        """Let go of the record without having sent it; its count is kept, and that a request got no answer is noted."""
+        """Let go of the record without having sent it; its count is kept, and that a request got no answer is noted.
+
+        Where a user's transaction has the row, it is waited for a moment; then the lease ends by itself.
+        """
         ...
 
     async def resend_unanswered(self) -> None:

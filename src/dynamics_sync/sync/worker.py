@@ -193,6 +193,8 @@ class Worker:
                     await _persist(lambda: self._outbox.release(operation, attempts, failures, unanswered))
                 case Queued(status=status):
                     self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
+                    # Where a user's transaction had its row, the outbox still has the record.
+                    await _persist(lambda: self._outbox.release(operation, operation.attempts))
         except LeaseLostError:
             emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
         except DatabaseError as error:

@@ -57,11 +57,17 @@ class Release(Choice):
             return None
         failures = [_failed(cast, self.attempts)] if self.attempts else []
         rest = (self.attempts, failures, self.unanswered)
-        step = Step(lambda model, _: model.release(held.modelled, *rest), skips=held.skips)
+
+        def once_more(model: Database, is_locked: Any) -> None:
+            if is_locked and not alone:
+                model.release(held.modelled, self.attempts, [], False)
+
+        first = Step(lambda model, _: model.release(held.modelled, *rest), skips=held.skips)
+        waits = Step(once_more, lambda model, is_locked: is_locked and not alone and held.key in model.locked)
         return Act(
             frozenset({held.key}),
             lambda: cast.outbox(held.worker).release(held.real, *rest),
-            [[step]],
+            [[first, waits]],
             lambda real, modelled: cast.let_go(held),
         )
 

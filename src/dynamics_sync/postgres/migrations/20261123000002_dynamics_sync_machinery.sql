@@ -240,7 +240,8 @@ end
 $$;
 
 -- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
--- ('changed'). Left out are rows that a user's transaction has locked and rows whose lease passed to somebody else.
+-- ('changed'), what a user's transaction has locked is still ours ('locked'). Left out are rows whose lease passed to
+-- somebody else. What goes was a change made here: of a record of which webhooks told, this is noted.
 create function dynamics_sync.give_back(ids bigint[], versions bigint[], claims text[])
 returns table (id bigint, outcome text, source_table text, record_key text)
 language plpgsql
@@ -258,9 +259,22 @@ begin
         where o.id = given.id and o.lease_owner = given.claim_id and o.version = given.version
         for update skip locked
       ) as held
+    ),
+    gone as (
+      delete from dynamics_sync.outbox o where o.id = any(array(select done.id from done))
+      returning o.id, o.target, o.source_table, o.record_key, o.changed_columns
+    ),
+    noted as (
+      select dynamics_sync.note_changed_here(gone.target, gone.source_table, gone.record_key, gone.changed_columns)
+      from gone
+      cross join lateral (
+        select from dynamics_sync.inbox_records known
+        where (known.target, known.source_table, known.record_key) = (gone.target, gone.source_table, gone.record_key)
+          and known.taken <> '{}'
+        limit 1
+      ) as is_known
     )
-    delete from dynamics_sync.outbox o where o.id = any(array(select done.id from done))
-    returning o.id, 'gone', o.source_table, o.record_key;
+    select gone.id, 'gone', gone.source_table, gone.record_key from gone where (select count(*) from noted) >= 0;
   -- A statement of its own: together with the deletion it would race with the trigger's upsert.
   return query
     with changed as (
@@ -275,13 +289,22 @@ begin
     update dynamics_sync.outbox o set lease_owner = null, lease_until = null
     where o.id = any(array(select changed.id from changed))
     returning o.id, 'changed', o.source_table, o.record_key;
+  return query
+    select held.id, 'locked', held.source_table, held.record_key
+    from unnest(ids, claims) as given (id, claim_id)
+    cross join lateral (
+      select o.id, o.source_table, o.record_key from dynamics_sync.outbox o
+      where o.id = given.id and o.lease_owner = given.claim_id
+      limit 1
+    ) as held;
 end
 $$;
 
--- Let go of claimed rows that were not sent: they wait for their next turn, with the attempts that are behind them.
+-- Let go of claimed rows that were not sent: they wait for their next turn, with the attempts that are behind them. Gives
+-- those that are still claimed, as a user's transaction has locked them.
 create function dynamics_sync.release(
   ids bigint[], claims text[], attempts integer[], unanswered boolean[], late_seconds double precision
-) returns void
+) returns bigint[]
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -300,12 +323,19 @@ begin
   update dynamics_sync.outbox o
   set lease_owner = null, lease_until = null, attempts = (select held.attempts from held where held.id = o.id)
   where o.id = any(array(select held.id from held));
+
+  return array(
+    select held.id
+    from unnest(ids, claims) as given (id, claim_id)
+    cross join lateral (
+      select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id limit 1
+    ) as held
+  );
 end
 $$;
 
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
--- are in their newest state. Two more outcomes: 'locked' is still ours, but a user's transaction has the row; 'lost'
--- passed to somebody else while we sent it.
+-- are in their newest state. One more outcome: 'lost' passed to somebody else while we sent it.
 create function dynamics_sync.settle(
   of_target text, ids bigint[], versions bigint[], claims text[], etags text[], unanswered boolean[],
   late_seconds double precision
@@ -321,6 +351,7 @@ declare
   gone_tables text[];
   gone_keys text[];
   changed bigint[];
+  locked bigint[];
   arrived record;
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
@@ -341,8 +372,9 @@ begin
     array_agg(back.id) filter (where back.outcome = 'gone'),
     array_agg(back.source_table) filter (where back.outcome = 'gone'),
     array_agg(back.record_key) filter (where back.outcome = 'gone'),
-    array_agg(back.id) filter (where back.outcome = 'changed')
-  into gone, gone_tables, gone_keys, changed
+    array_agg(back.id) filter (where back.outcome = 'changed'),
+    array_agg(back.id) filter (where back.outcome = 'locked')
+  into gone, gone_tables, gone_keys, changed, locked
   from dynamics_sync.give_back(ids, versions, claims) as back;
 
   -- The queue belongs to service_role, and row-level security binds even its owner.
@@ -370,13 +402,10 @@ begin
       case
         when given.id = any(gone) then 'gone'
         when given.id = any(changed) then 'changed'
-        when held.id is not null then 'locked'
+        when given.id = any(locked) then 'locked'
         else 'lost'
       end
-    from unnest(ids, claims) as given (id, claim_id)
-    left join lateral (
-      select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id limit 1
-    ) as held on true;
+    from unnest(ids) as given (id);
 end
 $$;
 

@@ -40,6 +40,7 @@ create index inbox_settled on dynamics_sync.inbox (settled_at) where status in (
 -- What is known of a record of Dynamics. `newest` has, by attribute, when the newest change was made that was applied
 -- here; `taken_version` is the version of the outbox under which a change from Dynamics was taken over last, so that the
 -- record_state of that version does not count as something that we wrote there. `written_at` is when we last did, before.
+-- `taken` has the columns that are here as Dynamics told, and were not changed here since.
 create table dynamics_sync.inbox_records (
   target text not null,
   entity_name text not null,
@@ -49,8 +50,23 @@ create table dynamics_sync.inbox_records (
   newest jsonb not null default '{}',
   taken_version bigint,
   written_at timestamptz,
+  taken text[] not null default '{}',
   primary key (target, entity_name, record_id)
 ) with (fillfactor = 70);
+create index inbox_records_of_row on dynamics_sync.inbox_records (target, source_table, record_key);
+
+-- A change made here has left the outbox. Where it is not known what it changed, it may have been any column.
+create function dynamics_sync.note_changed_here(of_target text, of_table text, of_key text, of_columns text[])
+returns void
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  update dynamics_sync.inbox_records
+  set taken = case when of_columns = '{}' then '{}' else array(select unnest(taken) except select unnest(of_columns)) end
+  where (target, source_table, record_key) = (of_target, of_table, of_key)
+$$;
+revoke execute on function dynamics_sync.note_changed_here from public, anon, authenticated, service_role;
 
 -- Both sides had changed, or Dynamics lost what the row says. Names and winners, no values.
 create table dynamics_sync.conflicts (
