@@ -88,7 +88,7 @@ async def drive_every_path(on: Stage, worker: WorkerProcess, database: str, cwd:
     shown: list[str] = []
 
     async def command(*words: str) -> None:
-        done = await start(*words, cwd=cwd, database_url=database)
+        done = await start(*words, cwd=cwd, database_url=database, cool_down_seconds="1")
         assert done.returncode == 0, done.stderr
         shown.extend((done.stdout, done.stderr))
 
