@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from structlog.testing import capture_logs
 
+from dynamics_sync.postgres.connections import connect
 from support.engine import LAST_DAY, stage
 
 pytestmark = pytest.mark.pooled_too
@@ -158,8 +159,6 @@ async def test_a_locked_queue_leaves_the_change_in_the_outbox_with_an_event(data
         with capture_logs() as logs:
             async with on.user.transaction():
                 await on.user.execute("lock table public.dynamics_sync_retry_queue in access exclusive mode")
-                from dynamics_sync.postgres.connections import connect
-
                 async with await connect(database) as other:
                     await other.execute(
                         "insert into public.certifications (peer_mentor_id, chapter_id) values (%s, %s)",
@@ -170,6 +169,22 @@ async def test_a_locked_queue_leaves_the_change_in_the_outbox_with_an_event(data
                         await asyncio.sleep(0.05)
                 assert (await on.rows("select count(*) from dynamics_sync.outbox"))[0][0] == 1
         await on.settled()
+
+
+async def test_a_record_that_a_user_has_locked_while_it_is_given_up_waits_for_no_lease(database: str) -> None:
+    async with stage(database, base_delay_ms=300) as on:
+        await on.fault(kind="status", status=503)
+        key = await on.issue()
+        await on.until_requests(1)
+        async with on.user.transaction():
+            await on.user.execute("update public.certifications set status = 'expired' where id = %s", [key])
+            async with await connect(database) as other, asyncio.timeout(10):
+                while not await (await other.execute("select 1 from public.dynamics_sync_retry_queue")).fetchone():
+                    await asyncio.sleep(0.05)
+        await on.lift_faults()
+        await on.engine.stores.breaker.force_closed()
+        await on.settled()
+        assert (await on.record(key) or {})["hlf_status"] == EXPIRED
 
 
 async def test_what_the_mapping_cannot_send_is_queued_and_keeps_nobody_waiting(database: str) -> None:
