@@ -155,6 +155,25 @@ async def test_a_column_that_was_taken_from_dynamics_and_changed_here_since_is_a
     assert await here.conflicts() == [("status", "postgres")]
 
 
+async def test_a_conflict_that_postgres_wins_is_sent_though_the_request_under_way_has_the_same_value(
+    here: Room,
+) -> None:
+    """It may have reached Dynamics before the change that it conflicts with."""
+    key, other = await here.synchronised(), await here.synchronised()
+    await here.told(await here.event(other, hlf_status=option(STATUS["revoked"])))  # by now it is known who we are
+    await here.on.engine.stores.breaker.force_open()
+    await here.on.user.execute("update public.certifications set status = 'expiring' where id = %s", [key])
+    claim = "select id, version from dynamics_sync.claim('dynamics', 1, 'a request under way', 60, 180)"
+    ((row, version),) = await here.on.rows(claim)
+    there = await here.event(key, hlf_status=option(STATUS["revoked"]))
+    await here.told(there.but(at=datetime.now(UTC) + LONG_AGO))
+    assert await here.conflicts() == [("status", "postgres")]
+    settle = (
+        "select outcome from dynamics_sync.settle('dynamics', %s, %s, '{a request under way}', '{null}', '{f}', 180)"
+    )
+    assert await here.on.rows(settle, [row], [version]) == [("changed",)]
+
+
 async def test_a_change_made_there_after_our_last_write_is_taken(here: Room) -> None:
     key = await here.on.issue()
     await here.on.settled()

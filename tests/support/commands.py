@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -28,16 +30,35 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **{f"DYNAMICS_SYNC_{name.upper()}": value for name, value in settings.items()}}
 
 
+READY = multiprocessing.get_context("forkserver")
+"""A process that has imported everything: to import it anew for each command would be most of what the tests do."""
+READY.set_forkserver_preload(["dynamics_sync.cli"])
+
+
 def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words],
-        cwd=cwd,
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """A command from its start to its end, in a process of its own."""
+    with TemporaryDirectory() as directory:
+        out, errors = Path(directory, "out"), Path(directory, "errors")
+        process = READY.Process(target=_command, args=(words, cwd, environment(settings), out, errors))
+        process.start()
+        process.join(60)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, 60, out.read_bytes(), errors.read_bytes())
+        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), errors.read_text())
+
+
+def _command(words: tuple[str, ...], cwd: Path, environment: dict[str, str], out: Path, errors: Path) -> None:
+    from dynamics_sync.cli import main
+
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in ((1, out), (2, errors)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), stream)
+    sys.argv = ["dynamics-sync", *words]
+    main()
 
 
 async def start(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:

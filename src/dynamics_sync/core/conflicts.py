@@ -59,6 +59,13 @@ class Sides:
     """When the newest change of Dynamics was made that is applied here, by attribute."""
     taken: frozenset[str] = frozenset()
     """Columns that the row has from Dynamics: whatever was changed here since waits."""
+    unanswered: bool = False
+    """A request of ours may still take effect late."""
+
+    @property
+    def under_way(self) -> bool:
+        """A request of ours may be under way, with an older state than the row has now."""
+        return bool(self.waiting) or self.unanswered
 
     def may_have_written_since(self, change: RecordChange) -> bool:
         return self.written_at is not None and self.written_at >= change.at - CLOCKS_DIFFER
@@ -152,58 +159,85 @@ class _Case:
         if self._order(attribute) is Order.OLDER:
             self.resolution.older += 1
             return False
-        as_of = moment((self.held or {}).get(MODIFIED_ON))
-        self.resolution.newest[attribute] = max(self.change.at, as_of or self.change.at)
         return True
 
     def resolve_column(self, name: str, column: Column) -> None:
         here, type_name = self.sides.row[name], self.incoming.types[name]
         attribute, property = self.incoming.attribute(column), column.property_name(self.incoming.lookups)
         told = decode(name, column, type_name, self._told(attribute, property))
-        now = told if self.held is None else decode(name, column, type_name, self.held.get(property))
-        if agrees(name, column, here, now):
+        if self.held is None:
             if not agrees(name, column, here, told):
-                self._resolve_overwritten(name, column, told)
+                self._make_certain(attribute)
+            self._know(attribute)
+            self._take(name, column, told)
             return
-        self._make_certain(attribute)
+        now = decode(name, column, type_name, self.held.get(property))
+        is_theirs = self._is_theirs(agrees(name, column, here, now))
+        if is_theirs or agrees(name, column, now, told):
+            self._know(attribute, moment(self.held.get(MODIFIED_ON)) if is_theirs else None)
+            self._take(name, column, now)
+        elif self.change.at < self.sides.newest.get(attribute, self.change.at):
+            self.resolution.older += 1
+        else:
+            self._know(attribute)
+            self._restore(name, column, attribute, told)
+
+    def resolve_state(self, attribute: str, active: bool | int) -> None:
+        """A row that is there means an active record: whoever made it inactive is overruled."""
+        if self._told(attribute.lower(), attribute) != active:
+            self._make_certain(attribute.lower())
+            if self.held is None or self.held.get(attribute) != active:
+                self._clash(attribute, Owner.POSTGRES)
+                self.resolution.send = True
+        self._know(attribute.lower())
+
+    def _is_theirs(self, is_as_here: bool) -> bool:
+        """Whether what Dynamics holds was surely set there: what we wrote, if no request is under way, is what the row
+        has."""
+        return not self.sides.under_way and not (is_as_here and self.sides.may_have_written_since(self.change))
+
+    def _know(self, attribute: str, as_of: datetime | None = None) -> None:
+        """The change is dealt with, and all that was made there until then."""
+        self.resolution.newest[attribute] = max(self.change.at, as_of or self.change.at)
+
+    def _take(self, name: str, column: Column, there: object) -> None:
+        """Dynamics holds this: the row gets it, unless it was changed here and Dynamics has not been told so."""
+        if agrees(name, column, self.sides.row[name], there):
+            return
         if name in self.sides.waiting and self._changed_here(name, column):
             self._clash(name, column.owner)
             self.resolution.send = True
             if column.owner is Owner.POSTGRES:
                 return
-        self.resolution.writes[name] = now
+        elif self.sides.under_way and self.change.attributes is None:
+            self._clash(name, Owner.DYNAMICS)  # it may be what we wrote ourselves over a change that was left out
+        self.resolution.writes[name] = there
 
-    def resolve_state(self, attribute: str, active: bool | int) -> None:
-        """A row that is there means an active record: whoever made it inactive is overruled."""
-        if self._told(attribute.lower(), attribute) == active:
-            return
-        self._make_certain(attribute.lower())
-        if self.held is None or self.held.get(attribute) != active:
-            self._clash(attribute, Owner.POSTGRES)
-            self.resolution.send = True
-
-    def _resolve_overwritten(self, name: str, column: Column, told: object) -> None:
-        """Dynamics holds what the row says, and was told to have changed: we may have written over it, also with a
-        request that is still under way. Else somebody there has changed it back."""
-        if not self.sides.waiting and not self.sides.may_have_written_since(self.change):
-            return
-        changed_here = self._changed_here(name, column)
-        if changed_here:
+    def _restore(self, name: str, column: Column, attribute: str, told: object) -> None:
+        """Dynamics no longer holds what it was told to: we may have written over it, also with a request that is still
+        under way. Had it been changed there once more, that is told too."""
+        if self._changed_here(name, column):
             self._clash(name, column.owner)
-        if column.owner is Owner.DYNAMICS or not changed_here:
+            if column.owner is Owner.POSTGRES:
+                return
+        elif self._order(attribute) is Order.UNCLEAR and not self._follows(name, column):
+            self._clash(name, Owner.DYNAMICS)
+        if not agrees(name, column, self.sides.row[name], told):
             self.resolution.writes[name] = told
-            self.resolution.send = True
+        self.resolution.send = True
 
     def _changed_here(self, name: str, column: Column) -> bool:
         """Not if the row has it from Dynamics, nor if it still has what Dynamics had before: each request sends all
         columns, also those that did not change. Without an image of before, it must be taken for changed."""
-        if name in self.sides.taken - self.sides.waiting:
-            return False
+        return name not in self.sides.taken - self.sides.waiting and not self._follows(name, column)
+
+    def _follows(self, name: str, column: Column) -> bool:
+        """Whether it is known that what the row has was changed there into what is told."""
         attribute = self.incoming.attribute(column)
         if attribute not in self.change.before:
-            return True
+            return False
         before = decode(name, column, self.incoming.types[name], self.change.before[attribute])
-        return not agrees(name, column, self.sides.row[name], before)
+        return agrees(name, column, self.sides.row[name], before)
 
     def _clash(self, name: str, winner: Owner) -> None:
         self.resolution.clashes.append(Clash(name, winner))

@@ -48,8 +48,10 @@ returning newest, taken_version, written_at, taken
 """
 
 WRITTEN = """
-select applied_version, applied_at from dynamics_sync.record_state
-where (target, source_table, record_key) = (%(target)s, %(source_table)s, %(record_key)s)
+select s.applied_version, s.applied_at, u.until is not null
+from (values (%(target)s, %(source_table)s, %(record_key)s)) as this (target, source_table, record_key)
+left join dynamics_sync.record_state s using (target, source_table, record_key)
+left join dynamics_sync.unanswered u using (target, source_table, record_key)
 """
 
 REMEMBER = """
@@ -82,6 +84,15 @@ class _Known:
     taken_version: int | None
     written_at: datetime | None
     taken: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What we sent of the record."""
+
+    at: datetime | None
+    """When Dynamics was last given a state of ours."""
+    unanswered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +177,11 @@ async def _apply(connection: Connection, work: _Work, held: Held | None) -> Appl
     work = work.for_row(before)
     place = await take_place(connection, work.record)
     known = await _know(connection, work)
-    written_at, is_recent = await _written_at(connection, work, known)
-    if held is not None and is_recent:
+    written = await _written(connection, work, known)
+    if held is not None and written.at is not None and written.at >= work.claimed.claimed_at:
         raise BusyError  # what was read may be older than what we wrote meanwhile
-    columns = work.incoming.table.columns
-    sides = Sides(before, place.waiting(columns), written_at, known.newest, known.taken)
+    waiting = place.waiting(work.incoming.table.columns)
+    sides = Sides(before, waiting, written.at, known.newest, known.taken, unanswered=written.unanswered)
     resolution = resolve(work.incoming, work.change, held.attributes if held else None, sides)
     altered: set[str] = set()
     if resolution.writes:
@@ -180,7 +191,7 @@ async def _apply(connection: Connection, work: _Work, held: Held | None) -> Appl
     remembered = {
         "newest": json.dumps({name: at.isoformat() for name, at in resolution.newest.items()}),
         "version": version,
-        "written_at": written_at,
+        "written_at": written.at,
         "taken": sorted({*known.taken, *resolution.writes} - resolution.kept - altered),
     }
     await connection.execute(REMEMBER, work.record | remembered)
@@ -221,12 +232,12 @@ async def _know(connection: Connection, work: _Work) -> _Known:
     return _Known(times, taken_version, written_at, frozenset(taken))
 
 
-async def _written_at(connection: Connection, work: _Work, known: _Known) -> tuple[datetime | None, bool]:
-    """When Dynamics was last given a state of ours, and whether that was after the delivery was claimed."""
+async def _written(connection: Connection, work: _Work, known: _Known) -> _Written:
     row = await (await connection.execute(WRITTEN, work.record)).fetchone()
-    if row is None or row[0] == known.taken_version:
-        return known.written_at, False
-    return row[1], row[1] >= work.claimed.claimed_at
+    if row is None:
+        raise AssertionError("there is always one row")
+    version, at, unanswered = row
+    return _Written(known.written_at if version == known.taken_version else at, unanswered)
 
 
 async def _settle(connection: Connection, work: _Work, settled: Settled) -> Settled:

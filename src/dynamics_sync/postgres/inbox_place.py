@@ -28,8 +28,13 @@ where (target, source_table, record_key) = (%(target)s, %(source_table)s, %(reco
   and status in ('pending_manual_replay', 'requires_investigation', 'replaying')
 """
 
-# What Dynamics told is no change made here.
-KEEP_COLUMNS = "update dynamics_sync.outbox set changed_columns = %(changed_columns)s where id = %(outbox_id)s"
+# What Dynamics told is no change made here. Where the record has to be sent, what is under way does not do.
+KEEP_WAITING = """
+update dynamics_sync.outbox
+set changed_columns = %(changed_columns)s,
+  version = case when %(send)s then nextval('dynamics_sync.change_version') else version end
+where id = %(outbox_id)s
+"""
 
 GIVE_UP_PLACE = "delete from dynamics_sync.outbox where id = %(outbox_id)s returning version"
 
@@ -79,7 +84,7 @@ class Place:
             await connection.execute(TAKE_OVER, where | {"version": row[0]})
             return int(row[0])
         changed = self._changed_here(resolution, altered, key_column)
-        await connection.execute(KEEP_COLUMNS, where | {"changed_columns": changed})
+        await connection.execute(KEEP_WAITING, where | {"changed_columns": changed, "send": resolution.send})
         await connection.execute(NOTIFY, where)
         return None
 
