@@ -435,6 +435,7 @@ def as_ordinary_owner(server: Cluster) -> Iterator[str]:
 
 
 @pytest.mark.every_postgres
+@pytest.mark.direct
 async def test_an_ordinary_owner_will_do_and_service_role_needs_leave_to_write(
     database: str, as_ordinary_owner: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from support.engine import stage
 from support.pooler import engines_through, pooled
 from support.postgres import EVERYTHING, MIGRATIONS, Cluster
 
+pytestmark = pytest.mark.direct
+
 LISTENS = "select pg_listening_channels()"
 PROGRAMS = 10
 """As many as there are sessions that the pooler could give them, and more."""
