@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dynamics_sync.core.conflicts import Incoming, RecordNeededError, Sides, resolve
+from dynamics_sync.core.conflicts import Incoming, Order, RecordNeededError, Sides, _Case, resolve
 from dynamics_sync.core.incoming import Message, RecordChange
 from dynamics_sync.core.mapping import Owner, parse_mapping
 
@@ -103,6 +103,9 @@ class History:
         else:
             self.waiting.version = self.version
             self.waiting.columns |= columns
+
+    def told_of(self, seed: int) -> str:
+        return f"seed {seed}, {wrong(self)}\n" + "\n".join(self.lines)
 
     def columns_waiting(self) -> frozenset[str]:
         """All of them where it is not known which."""
@@ -258,17 +261,43 @@ def history(seed: int, **kinds: Any) -> History:
     return done
 
 
+def wrong(done: History) -> str | None:
+    """What must never be, where all has come to rest."""
+    if (done.row["name"], done.row["city"]) != (done.there["fullname"], done.there["new_city"]):
+        return "the sides differ"
+    if done.row["name"] != done.latest and "name" not in {name for name, _ in done.conflicts}:
+        return "the latest change is lost, and no conflict tells"
+    return None
+
+
 def test_both_sides_end_alike_and_what_is_not_the_latest_change_stands_in_the_conflicts() -> None:
     for seed in range(HISTORIES):
         done = history(seed)
-        told = f"seed {seed}\n" + "\n".join(done.lines)
-        assert (done.row["name"], done.row["city"]) == (done.there["fullname"], done.there["new_city"]), told
-        assert done.row["name"] == done.latest or ("name" in {name for name, _ in done.conflicts}), told
+        assert wrong(done) is None, done.told_of(seed)
 
 
 def test_where_nobody_changes_it_here_the_latest_change_made_there_is_taken_whoever_owns_it() -> None:
     for seed in range(HISTORIES):
         done = history(seed, edits_here=False, in_order=True, images=True, loses=False)
-        told = f"seed {seed}\n" + "\n".join(done.lines)
-        assert done.row["name"] == done.there["fullname"] == done.latest, told
-        assert all(winner is Owner.DYNAMICS for _, winner in done.conflicts), told
+        assert done.row["name"] == done.there["fullname"] == done.latest, done.told_of(seed)
+        assert all(winner is Owner.DYNAMICS for _, winner in done.conflicts), done.told_of(seed)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "mistake"),
+    [
+        (_Case, "_is_theirs", lambda self, is_as_here: True),
+        (_Case, "_is_theirs", lambda self, is_as_here: not self.sides.waiting),
+        (_Case, "_changed_here", lambda self, name, column: False),
+        (_Case, "_restore", lambda self, name, column, attribute, told: None),
+        (_Case, "_make_certain", lambda self, attribute: None),
+        (_Case, "_order", lambda self, attribute: Order.NEWER),
+        (Sides, "under_way", property(lambda self: bool(self.waiting))),
+        (Sides, "may_have_written_since", lambda self, change: False),
+    ],
+)
+def test_a_deliberate_mistake_is_found(
+    monkeypatch: pytest.MonkeyPatch, place: type, name: str, mistake: object
+) -> None:
+    monkeypatch.setattr(place, name, mistake)
+    assert any(wrong(history(seed)) for seed in range(HISTORIES))

@@ -1,9 +1,12 @@
 """What a change from Dynamics does to the row here: pure decisions, column by column (R19).
 
 Three things can be in the way. The message may be old: a newer one was applied before. The row may have changed too,
-and wait to be sent: then the column's owner is right, unless an image of the record before tells that this column is as
-it was. And we may have written to Dynamics after the change was made, so that nobody knows by the message alone what
-Dynamics holds now: then the record has to be looked at.
+and wait to be sent: then the column's owner is right, unless it is known that this column was not changed here. And we
+may have written to Dynamics since, so that nobody knows by the message alone what Dynamics holds now: then the record
+has to be looked at. What it holds is believed only if nothing of ours is, or may be, under way; otherwise it may be an
+older state of the row, and what was told is taken.
+
+`tests/unit/test_conflict_histories.py` lets all of that happen at random.
 """
 
 from collections.abc import Mapping
@@ -58,7 +61,7 @@ class Sides:
     newest: Mapping[str, datetime] = field(default_factory=dict)
     """When the newest change of Dynamics was made that is applied here, by attribute."""
     taken: frozenset[str] = frozenset()
-    """Columns that the row has from Dynamics: whatever was changed here since waits."""
+    """Columns that the row has from Dynamics, and that were not changed here since, unless they wait."""
     unanswered: bool = False
     """A request of ours may still take effect late."""
 
