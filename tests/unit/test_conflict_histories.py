@@ -33,7 +33,6 @@ def people(owner: str) -> Incoming:
 
 
 OWNED = {owner: people(owner) for owner in Owner}
-NAMES = {"fullname": "name", "new_city": "city"}
 
 
 @dataclass
