@@ -56,7 +56,7 @@ def show_bugs() -> None:
     """A table of what the simulation finds, and how soon."""
     table = Table("a worker that …", Column("seeds", justify="right"), "found by", box=SIMPLE_HEAD)
     for bug in track(BUGS, "bugs", console=console, transient=True):
-        seeds, violation = seeds_until_found(bug, MOST) or (MOST, "NOT FOUND")
+        seeds, violation = seeds_until_found(bug, range(MOST)) or (MOST, "NOT FOUND")
         table.add_row(bug.name, f"{seeds:,}", violation)
     console.print(table)
 

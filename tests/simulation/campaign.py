@@ -3,7 +3,7 @@
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -57,13 +57,13 @@ def explore(seeds: Sequence[int]) -> Found:
     return Found(len(seeds), requests, simulated_seconds, process_time() - begun, tuple(failures))
 
 
-def seeds_until_found(bug: Bug, most: int) -> tuple[int, str] | None:
-    """How many seeds it takes to find a deliberate bug, and what it violates first; None if `most` are not enough."""
+def seeds_until_found(bug: Bug, seeds: Iterable[int]) -> tuple[int, str] | None:
+    """How many seeds it takes to find a deliberate bug, and what it violates first; None if they are not enough."""
     with bug.apply():
-        for seed in range(most):
+        for count, seed in enumerate(seeds, 1):
             violations = simulate(plan_for(seed)).violations
             if violations and "exception" not in violations[0]:
-                return seed + 1, violations[0]
+                return count, violations[0]
     return None
 
 

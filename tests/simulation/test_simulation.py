@@ -1,6 +1,7 @@
 """The engine in histories in which faults are the normal case. `make simulate` lets a million of them happen."""
 
 import io
+from itertools import chain
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,15 @@ from simulation.timeline import show
 from simulation.world import simulate
 
 SEEDS = 5_000
+HISTORIES = 3_000
+
+SHOWN_BY = {
+    "asks the breaker before it gets ready": 2278,
+    "believes a healthy circuit for long": 1332,
+    "forgets requests of workers that died": 1353,
+    "sends on a permit of any age": 2278,
+}
+"""Seeds that show bugs which few do: they are tried first, and the others where histories have changed since."""
 
 
 def lines_of(seed: int) -> list[tuple[float, str, str]]:
@@ -21,15 +31,15 @@ def lines_of(seed: int) -> list[tuple[float, str, str]]:
     return lines
 
 
-def test_five_thousand_histories_violate_nothing() -> None:
-    found = sum(campaign(range(SEEDS)), Found())
-    assert found.histories == SEEDS
+def test_three_thousand_histories_violate_nothing() -> None:
+    found = sum(campaign(range(HISTORIES)), Found())
+    assert found.histories == HISTORIES
     assert found.failures == (), "look at one with: make simulate SEED=…"
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_deliberate_bug_is_found(bug: Bug) -> None:
-    assert seeds_until_found(bug, SEEDS)
+    assert seeds_until_found(bug, chain([SHOWN_BY.get(bug.name, 0)], range(SEEDS)))
 
 
 def test_a_seed_gives_the_same_history_each_time() -> None:
