@@ -22,14 +22,26 @@ select 'dynamics', 'public.t', n::text, 'upsert' from generate_series(1, {waitin
 insert into public.dynamics_sync_retry_queue (
   source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status
 )
-select 'public.t', n::text, 'upsert', '{{}}', 'x', 'x', 1, 'pending_manual_replay' from generate_series(1, {waiting}) n
+select 'public.t', n::text, 'upsert', '{{}}', 'x', 'x', 1, 'pending_manual_replay' from generate_series(1, {waiting}) n;
+insert into dynamics_sync.inbox_records (target, entity_name, record_id, source_table, record_key, taken)
+select 'dynamics', 't', md5(n::text), 'public.t', n::text, '{{x}}' from generate_series(1, {waiting}) n
 """
-EMPTY = "delete from dynamics_sync.outbox; delete from public.dynamics_sync_retry_queue"
+EMPTY = """
+delete from dynamics_sync.outbox;
+delete from public.dynamics_sync_retry_queue;
+delete from dynamics_sync.inbox_records
+"""
 ALMOST_EMPTY = """
 delete from dynamics_sync.outbox where id < (select max(id) from dynamics_sync.outbox);
-delete from public.dynamics_sync_retry_queue where record_key <> '{waiting}'
+delete from public.dynamics_sync_retry_queue where record_key <> '{waiting}';
+delete from dynamics_sync.inbox_records where record_key <> '{waiting}'
 """
-TABLES = ("dynamics_sync.outbox", "dynamics_sync.record_state", "public.dynamics_sync_retry_queue")
+TABLES = (
+    "dynamics_sync.outbox",
+    "dynamics_sync.record_state",
+    "public.dynamics_sync_retry_queue",
+    "dynamics_sync.inbox_records",
+)
 
 LIES = ["an analysis while empty", "a vacuum of many blocks that one row keeps"]
 
