@@ -1,0 +1,301 @@
+"""A record that people change on both sides while requests and webhooks are under way, in any order.
+
+`Record` is a model of what the outbox and `postgres/inbox_apply.py` do around `core.conflicts.resolve`, in memory;
+`tests/contracts/test_both_sides.py` holds it against PostgreSQL. Dynamics is a part of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+from dynamics_sync.core.conflicts import Incoming, RecordNeededError, Sides, resolve
+from dynamics_sync.core.incoming import Message, RecordChange
+from dynamics_sync.core.mapping import Owner, parse_mapping
+from dynamics_sync.core.outcome import LATE_SECONDS
+from simulation.stores import EPOCH
+
+LONG_AGO = -86_400.0
+RECORD_ID = "6d81597f-0f9f-4711-8122-000d3aa2331c"
+
+
+def people(owner: Owner) -> Incoming:
+    table = {
+        "source": "public.people",
+        "key": "id",
+        "entity_set": "contacts",
+        "logical_name": "contact",
+        "alternate_key": "ext",
+        "columns": {"name": {"to": "fullname", "owner": str(owner)}, "city": "new_city"},
+    }
+    types = {"id": "text", "name": "text", "city": "text"}
+    return Incoming(parse_mapping({"tables": [table]}, "test").tables[0], types)
+
+
+def at(seconds: float) -> datetime:
+    return EPOCH + timedelta(seconds=seconds)
+
+
+@dataclass
+class Waiting:
+    """The record's row in the outbox."""
+
+    version: int
+    columns: set[str]
+    is_leased: bool = False
+
+
+@dataclass
+class Request:
+    """One of ours, with the row as it was read."""
+
+    row: dict[str, str]
+    version: int
+    ends_at: float = 0.0
+    """When it can no longer take effect, once nobody waits for its answer."""
+    has_landed: bool = False
+
+
+@dataclass
+class Told:
+    """A delivery, on its way or in the inbox."""
+
+    change: RecordChange
+    claimed_at: float | None = None
+    held: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happens, and when."""
+
+    at: float
+    name: str
+    words: tuple[Any, ...] = ()
+
+
+@dataclass
+class Record:
+    """It begins as a record that both sides have agreed on for long."""
+
+    owner: Owner = Owner.POSTGRES
+    images: bool = True
+
+    now: float = 0.0
+    row: dict[str, str] = field(default_factory=lambda: {"name": "0", "city": "0"})
+    there: dict[str, str] = field(default_factory=lambda: {"fullname": "0", "new_city": "0"})
+    modified_at: float = LONG_AGO
+    latest: str = "0"
+    """The name as somebody, here or there, set it last."""
+    waiting: Waiting | None = None
+    request: Request | None = None
+    lost: list[Request] = field(default_factory=list)
+    unanswered_until: float | None = None
+    told: list[Told] = field(default_factory=list)
+    applied: tuple[int, float] = (0, LONG_AGO)
+    version: int = 0
+    newest: dict[str, datetime] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    taken_version: int | None = None
+    written_at: float | None = None
+    conflicts: list[tuple[str, Owner]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def do(self, step: Step) -> None:
+        self.now = step.at
+        getattr(self, step.name)(*step.words)
+        waiting = self.waiting and (sorted(self.waiting.columns), self.waiting.is_leased)
+        words = " ".join(map(str, step.words))
+        self.lines.append(
+            f"{step.at:8.2f} {step.name:10} {words:16} here {self.row} there {self.there} waiting {waiting}"
+            f" taken {sorted(self.taken)} conflicts {len(self.conflicts)}"
+        )
+
+    def edit_here(self, column: str, value: str) -> None:
+        self.row[column] = value
+        self._capture({column})
+        if column == "name":
+            self.latest = value
+
+    def edit_there(self, value: str) -> None:
+        before = {"before": dict(self.there)} if self.images else {}
+        whole_second = at(int(self.now))
+        change = RecordChange(Message.UPDATE, "contact", RECORD_ID, whole_second, None, {"fullname": value}, **before)
+        self.there["fullname"] = self.latest = value
+        self.modified_at = self.now
+        self.told.append(Told(change))
+
+    def claim(self) -> None:
+        if self.waiting is not None and not self.waiting.is_leased:
+            self.waiting.is_leased = True
+            self.request = Request(dict(self.row), self.waiting.version)
+
+    def land(self) -> None:
+        if self.request is not None and not self.request.has_landed:
+            self._write(self.request)
+
+    def settle(self) -> None:
+        if self.request is None or self.waiting is None or not self.request.has_landed:
+            return
+        self.applied = (self.request.version, self.now)
+        if self.waiting.version == self.request.version:
+            self.taken -= self._columns_waiting()
+            self.waiting = None
+        else:
+            self.waiting.is_leased = False
+        self.request = None
+
+    def lose(self) -> None:
+        """Nobody knows what becomes of the request, and the record is sent once more."""
+        if self.request is not None and self.waiting is not None:
+            self.request.ends_at = self.unanswered_until = self.now + LATE_SECONDS
+            self.lost.append(self.request)
+            self.waiting.is_leased, self.request = False, None
+
+    def land_late(self) -> None:
+        for request in self.lost:
+            if not request.has_landed and self.now < request.ends_at:
+                self._write(request)
+                return
+
+    def resend(self) -> None:
+        """What may have taken effect late is written over."""
+        if self.unanswered_until is not None and self.now >= self.unanswered_until:
+            self.unanswered_until = None
+            self._capture(set())
+
+    def deliver(self, which: int) -> None:
+        told = self.next_told(which)
+        if told is None:
+            return
+        if told.held is None:
+            told.claimed_at = self.now
+        written_at = self.applied[1] if self.applied[0] != self.taken_version else self.written_at
+        if told.held is not None and written_at is not None and written_at >= (told.claimed_at or 0):
+            told.held = None  # it may be older than what was written meanwhile
+            return
+        sides = Sides(
+            dict(self.row),
+            self._columns_waiting(),
+            None if written_at is None else at(written_at),
+            self.newest,
+            frozenset(self.taken),
+            unanswered=self.unanswered_until is not None,
+        )
+        try:
+            resolution = resolve(people(self.owner), told.change, told.held, sides)
+        except RecordNeededError:
+            told.held = self.properties()
+            return
+        self.told.remove(told)
+        self.written_at = written_at
+        self.newest = self.newest | resolution.newest
+        self.conflicts += [(clash.name, clash.winner) for clash in resolution.clashes]
+        self.taken = (self.taken | set(resolution.writes)) - resolution.kept
+        columns = None if self.waiting is None else set(self.waiting.columns)
+        if resolution.writes:
+            self.row |= {name: str(value) for name, value in resolution.writes.items()}
+            self._capture(set(resolution.writes))
+        elif resolution.send:
+            self._capture(set())
+        if self.waiting is None:
+            return
+        if columns is not None:
+            self.waiting.columns = columns
+        elif resolution.send:
+            self.waiting.columns = set(resolution.kept or {"id"})
+        else:
+            self.taken_version, self.applied = self.waiting.version, (self.waiting.version, self.now)
+            self.waiting = None
+
+    def next_told(self, which: int) -> Told | None:
+        """One after the other, in the order in which they came: which is any, as steps are asynchronous."""
+        begun = [told for told in self.told if told.claimed_at is not None]
+        return begun[0] if begun else self.told[which % len(self.told)] if self.told else None
+
+    def properties(self) -> dict[str, Any]:
+        """The record as the Web API shows it."""
+        active = {"statecode": 0, "statuscode": 1, "modifiedon": at(int(self.modified_at)).isoformat()}
+        return {**self.there, **active}
+
+    @property
+    def is_at_rest(self) -> bool:
+        return self.waiting is None and self.unanswered_until is None and not self.told
+
+    @property
+    def wrong(self) -> str | None:
+        """What must never be, where all has come to rest."""
+        if (self.row["name"], self.row["city"]) != (self.there["fullname"], self.there["new_city"]):
+            return "the sides differ"
+        if self.row["name"] != self.latest and "name" not in {name for name, _ in self.conflicts}:
+            return "the latest change is lost, and no conflict tells"
+        return None
+
+    def _write(self, request: Request) -> None:
+        request.has_landed = True
+        self.there = {"fullname": request.row["name"], "new_city": request.row["city"]}
+        self.modified_at = self.now
+
+    def _capture(self, columns: set[str]) -> None:
+        self.version += 1
+        if self.waiting is None:
+            self.waiting = Waiting(self.version, set(columns))
+        else:
+            self.waiting.version = self.version
+            self.waiting.columns |= columns
+
+    def _columns_waiting(self) -> frozenset[str]:
+        """All of them where it is not known which."""
+        return frozenset() if self.waiting is None else frozenset(self.waiting.columns or self.row)
+
+
+@dataclass
+class History:
+    """Random steps of one record, and then those that bring it to rest."""
+
+    record: Record
+    random: Random
+    in_order: bool = True
+    edits_here: bool = True
+    loses: bool = True
+
+    @classmethod
+    def of(cls, seed: int, **kinds: Any) -> "History":
+        """
+        Args:
+            kinds: what is not left to chance.
+        """
+        random = Random(seed)
+        chosen = {name: random.random() < 0.5 for name in ("in_order", "edits_here", "loses")}
+        record = Record(random.choice(list(Owner)), kinds.pop("images", random.random() < 0.7))
+        return cls(record, random, **chosen | kinds)
+
+    def steps(self) -> Iterator[Step]:
+        """Each is done by the record before the next one is chosen."""
+        now = 0.0
+        names = ["edit_there", "claim", "land", "settle", "deliver", "deliver", "edit_city"]
+        names += ["edit_name"] * self.edits_here + ["lose", "land_late", "resend"] * self.loses
+        for _ in range(self.random.randrange(5, 40)):
+            now += self.random.choice([0, 0.01, 0.1, 1, 3])
+            yield self._step(now, self.random.choice(names))
+        while not self.record.is_at_rest:
+            now += self.random.choice([0.2, 10])
+            yield self._step(now, self.random.choice(["claim", "land", "settle", "deliver", "land_late", "resend"]))
+
+    def happen(self) -> Record:
+        for step in self.steps():
+            self.record.do(step)
+        return self.record
+
+    def _step(self, now: float, name: str) -> Step:
+        value = str(self.random.randrange(10**9))
+        match name:
+            case "edit_there":
+                return Step(now, name, (value,))
+            case "edit_name" | "edit_city":
+                return Step(now, "edit_here", (name.removeprefix("edit_"), value))
+            case "deliver":
+                return Step(now, name, (0 if self.in_order else self.random.randrange(3),))
+            case _:
+                return Step(now, name)
