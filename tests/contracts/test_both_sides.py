@@ -17,8 +17,9 @@ from support.both_sides import LONG_AGO, RECORD_ID, History, Record, Step, Told,
 from support.outbox import TARGET, claim_one
 from support.postgres import SERVERS, Cluster
 from support.postgres_stores import PostgresStores
+from support.search import LONGER
 
-HISTORIES = 40
+HISTORIES = 40 * LONGER
 KEY = "7"
 
 PREPARE = """

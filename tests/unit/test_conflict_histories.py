@@ -6,8 +6,9 @@ import pytest
 from dynamics_sync.core.conflicts import Order, Sides, _Case
 from dynamics_sync.core.mapping import Owner
 from support.both_sides import History
+from support.search import LONGER
 
-HISTORIES = 3_000
+HISTORIES = 3_000 * LONGER
 
 
 def test_both_sides_end_alike_and_what_is_not_the_latest_change_stands_in_the_conflicts() -> None:
