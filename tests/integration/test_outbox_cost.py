@@ -1,5 +1,5 @@
 """What claiming, releasing and settling cost while the planner is misled about what waits: no more than what they are
-about."""
+about. The same of claiming deliveries."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg.abc import Query
 
+from dynamics_sync.postgres.inbox import CLAIM as CLAIM_DELIVERIES
 from dynamics_sync.postgres.outbox import CLAIM, RELEASE, SETTLE
 
 FEW, MANY = 100, 20_000
@@ -25,6 +26,10 @@ insert into public.dynamics_sync_retry_queue (
 select 'public.t', n::text, 'upsert', '{{}}', 'x', 'x', 1, 'pending_manual_replay' from generate_series(1, {waiting}) n;
 insert into dynamics_sync.inbox_records (target, entity_name, record_id, source_table, record_key, taken)
 select 'dynamics', 't', md5(n::text), 'public.t', n::text, '{{x}}' from generate_series(1, {waiting}) n
+"""
+RECEIVE = """
+insert into dynamics_sync.inbox (target, delivery_id, entity_name, message, record_id, headers, body)
+select 'dynamics', n::text, 't', 'Update', n::text, '{}', '' from generate_series(1, %s) n
 """
 EMPTY = """
 delete from dynamics_sync.outbox;
@@ -125,6 +130,19 @@ def test_few_rows_are_read_however_many_wait(database: str, lie: str) -> None:
             before = rows_read(connection)
             outcomes = connection.execute(SETTLE, claimed("x", ids, versions)).fetchall()
             assert set(outcomes) == {(id, "gone") for id in ids}
+            assert rows_read(connection) - before < 10 * SOME
+
+
+@pytest.mark.every_postgres
+def test_few_deliveries_are_read_however_many_wait(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("vacuum (analyze) dynamics_sync.inbox")
+        connection.execute(RECEIVE, [MANY])
+        with connection.transaction():
+            before = rows_read(connection)
+            parameters = {"target": "dynamics", "limit": SOME, "claim_id": "x", "lease_seconds": 60}
+            rows = connection.execute(CLAIM_DELIVERIES, parameters).fetchall()
+            assert len(rows) == SOME
             assert rows_read(connection) - before < 10 * SOME
 
 

@@ -27,17 +27,21 @@ on conflict (target, delivery_id) do nothing
 """
 
 # The oldest of each record, one at a time; what tells of no record has none to wait for.
+# The oldest is looked up by the index, whatever the planner believes of the table; a join may go through all that waits,
+# for each row.
 CLAIM = """
 with due as (
   select i.id from dynamics_sync.inbox i
   where i.target = %(target)s and i.status = 'received'
     and (i.not_before is null or i.not_before <= clock_timestamp())
     and (i.lease_until is null or i.lease_until < clock_timestamp())
-    and not exists (
-      select from dynamics_sync.inbox earlier
-      where earlier.target = i.target and earlier.status = 'received' and earlier.entity_name = i.entity_name
-        and earlier.record_id = i.record_id and earlier.id < i.id
-    )
+    and (i.entity_name is null or i.record_id is null or i.id = (
+      select first.id from dynamics_sync.inbox first
+      where first.target = i.target and first.status = 'received' and first.entity_name = i.entity_name
+        and first.record_id = i.record_id
+      order by first.target, first.entity_name, first.record_id, first.id
+      limit 1
+    ))
   order by i.id
   limit %(limit)s
   for update skip locked
