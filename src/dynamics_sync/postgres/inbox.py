@@ -26,9 +26,8 @@ values (%(target)s, %(delivery_id)s, %(entity_name)s, %(message)s, %(record_id)s
 on conflict (target, delivery_id) do nothing
 """
 
-# The oldest of each record, one at a time; what tells of no record has none to wait for.
-# The oldest is looked up by the index, whatever the planner believes of the table; a join may go through all that waits,
-# for each row.
+# The oldest of each record, one at a time; what tells of no record has none to wait for. The oldest is looked up by the
+# index, whatever the planner believes of the table; a join may go through all that waits, for each row.
 CLAIM = """
 with due as (
   select i.id from dynamics_sync.inbox i
