@@ -8,10 +8,11 @@ import pytest
 
 from dynamics_sync.core.conflicts import RecordNeededError
 from dynamics_sync.core.errors import DatabaseError
-from dynamics_sync.core.operation import Applied, SyncOperation
+from dynamics_sync.core.operation import Applied, FailureReason, SyncOperation
 from dynamics_sync.postgres.inbox import PostgresInbox
 from dynamics_sync.postgres.inbox_apply import PostgresInboxRows
 from dynamics_sync.sync.inbox_ports import BusyError, ClaimedDelivery, Delivery
+from dynamics_sync.sync.ports import Failure
 from dynamics_sync.sync.reading import Held
 from support.both_sides import LONG_AGO, RECORD_ID, History, Record, Step, Told, at, people
 from support.outbox import TARGET, claim_one
@@ -36,13 +37,16 @@ AGREED = """
 insert into dynamics_sync.record_state (target, source_table, record_key, applied_version, applied_at)
 values (%s, 'public.people', %s, 0, %s)
 """
+OPEN = "select id from public.dynamics_sync_retry_queue where status = 'requires_investigation'"
 PICTURE = """
 select
   (select array[name, city] from public.people),
   (select array_to_json(changed_columns)::jsonb || to_jsonb(lease_owner is not null) from dynamics_sync.outbox),
   (select taken from dynamics_sync.inbox_records),
   (select array_agg(array[column_name, winner] order by id) from dynamics_sync.conflicts),
-  exists (select from dynamics_sync.unanswered)
+  exists (select from dynamics_sync.unanswered),
+  (select payload_json -> 'changed_columns' || to_jsonb(status = 'replaying') from public.dynamics_sync_retry_queue
+   where status in ('requires_investigation', 'replaying'))
 """
 
 
@@ -76,6 +80,12 @@ class InPostgres:
             case "lose" if model.request is not None:
                 assert self._operation is not None
                 await self._outbox.release(self._operation, 1, unanswered=True)
+            case "refuse" if model.request is not None and not model.request.has_landed:
+                assert self._operation is not None
+                await self._stores.queue.add(Failure(self._operation, FailureReason.REJECTED, "http_400", 1))
+            case "replay" if model.queued is not None and not model.queued.is_replaying:
+                entries = await (await self._stores.user.execute(OPEN)).fetchall()
+                await self._stores.replay([str(entry) for (entry,) in entries])
             case "resend":
                 await self._outbox.resend_unanswered()
             case "deliver" if told := model.next_told(*step.words):
@@ -115,6 +125,7 @@ def picture_of(model: Record) -> Any:
         sorted(model.taken),
         [[name, str(winner)] for name, winner in model.conflicts],
         model.unanswered_until is not None,
+        None if model.queued is None else [*sorted(model.queued.columns), model.queued.is_replaying],
     )
 
 
@@ -136,6 +147,6 @@ async def test_the_model_does_what_postgres_does(people_at: str) -> None:
                 now = step.at
                 await real.do(step, history.record)
                 history.record.do(step)
-                row, waiting, taken, conflicts, unanswered = await real.picture()
-                found = (row, waiting, taken or [], conflicts or [], unanswered)
+                row, waiting, taken, conflicts, *rest = await real.picture()
+                found = (row, waiting, taken or [], conflicts or [], *rest)
                 assert found == picture_of(history.record), "\n".join((f"seed {seed}", *history.record.lines))

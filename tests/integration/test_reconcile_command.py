@@ -158,7 +158,7 @@ async def test_restart_begins_anew(database: str, tmp_path: Path) -> None:
 async def test_only_one_at_a_time(database: str, tmp_path: Path) -> None:
     async with stage(database, working=False) as on:
         await keys_by_the_thousand(on, 50)
-        await on.fault(kind="delay", seconds=10, entity_set=ENTITY_SET, method="GET")
+        await on.fault(kind="delay", seconds=4, entity_set=ENTITY_SET, method="GET")
         async with running(on, tmp_path):
             await until_reads(on, 1)
             refused(await start("reconcile", cwd=tmp_path, **settings(on)), "Another reconciliation is under way")

@@ -52,9 +52,19 @@ class Request:
 
     row: dict[str, str]
     version: int
+    columns: frozenset[str] = frozenset()
+    """What was to be sent, as the outbox said."""
     ends_at: float = 0.0
     """When it can no longer take effect, once nobody waits for its answer."""
     has_landed: bool = False
+
+
+@dataclass
+class Entry:
+    """An open one in the queue."""
+
+    columns: frozenset[str]
+    is_replaying: bool = False
 
 
 @dataclass
@@ -89,6 +99,7 @@ class Record:
     latest: str = "0"
     """The name as somebody, here or there, set it last."""
     waiting: Waiting | None = None
+    queued: Entry | None = None
     request: Request | None = None
     lost: list[Request] = field(default_factory=list)
     unanswered_until: float | None = None
@@ -109,7 +120,7 @@ class Record:
         words = " ".join(map(str, step.words))
         self.lines.append(
             f"{step.at:8.2f} {step.name:10} {words:16} here {self.row} there {self.there} waiting {waiting}"
-            f" taken {sorted(self.taken)} conflicts {len(self.conflicts)}"
+            f" queued {self.queued} taken {sorted(self.taken)} conflicts {len(self.conflicts)}"
         )
 
     def edit_here(self, column: str, value: str) -> None:
@@ -129,7 +140,7 @@ class Record:
     def claim(self) -> None:
         if self.waiting is not None and not self.waiting.is_leased:
             self.waiting.is_leased = True
-            self.request = Request(dict(self.row), self.waiting.version)
+            self.request = Request(dict(self.row), self.waiting.version, frozenset(self.waiting.columns))
 
     def land(self) -> None:
         if self.request is not None and not self.request.has_landed:
@@ -139,17 +150,24 @@ class Record:
         if self.request is None or self.waiting is None or not self.request.has_landed:
             return
         self.applied = (self.request.version, self.now)
-        if self.waiting.version == self.request.version:
-            self.taken -= self._columns_waiting()
-            self.waiting = None
-        else:
-            self.waiting.is_leased = False
-        self.request = None
+        if self._give_back(self.request, self.waiting):
+            self.queued = None
+
+    def refuse(self) -> None:
+        """Dynamics wants no such request, and a person is told."""
+        if self.request is not None and self.waiting is not None and not self.request.has_landed:
+            self.queued = Entry(self.request.columns)
+            self._give_back(self.request, self.waiting)
+
+    def replay(self) -> None:
+        if self.queued is not None and not self.queued.is_replaying:
+            self.queued.is_replaying = True
+            self._capture(set())
 
     def lose(self) -> None:
         """Nobody knows what becomes of the request, and the record is sent once more."""
         if self.request is not None and self.waiting is not None:
-            self.request.ends_at = self.unanswered_until = self.now + LATE_SECONDS
+            self.request.ends_at = self.unanswered_until = round(self.now + LATE_SECONDS, 2)
             self.lost.append(self.request)
             self.waiting.is_leased, self.request = False, None
 
@@ -163,7 +181,8 @@ class Record:
         """What may have taken effect late is written over."""
         if self.unanswered_until is not None and self.now >= self.unanswered_until:
             self.unanswered_until = None
-            self._capture(set())
+            if self.queued is None or self.queued.is_replaying:
+                self._capture(set())
 
     def deliver(self, which: int) -> None:
         told = self.next_told(which)
@@ -204,7 +223,8 @@ class Record:
         if columns is not None:
             self.waiting.columns = columns
         elif resolution.send:
-            self.waiting.columns = set(resolution.kept or {"id"})
+            queued = frozenset() if self.queued is None else self.queued.columns
+            self.waiting.columns = {*resolution.kept, *queued} or {"id"}
         else:
             self.taken_version, self.applied = self.waiting.version, (self.waiting.version, self.now)
             self.waiting = None
@@ -221,7 +241,7 @@ class Record:
 
     @property
     def is_at_rest(self) -> bool:
-        return self.waiting is None and self.unanswered_until is None and not self.told
+        return self.waiting is None and self.queued is None and self.unanswered_until is None and not self.told
 
     @property
     def wrong(self) -> str | None:
@@ -245,9 +265,20 @@ class Record:
             self.waiting.version = self.version
             self.waiting.columns |= columns
 
+    def _give_back(self, request: Request, waiting: Waiting) -> bool:
+        """Whether the row goes: it has not changed since."""
+        self.request = None
+        if waiting.version != request.version:
+            waiting.is_leased = False
+            return False
+        self.taken -= waiting.columns or set(self.row)
+        self.waiting = None
+        return True
+
     def _columns_waiting(self) -> frozenset[str]:
         """All of them where it is not known which."""
-        return frozenset() if self.waiting is None else frozenset(self.waiting.columns or self.row)
+        told = [each.columns for each in (self.waiting, self.queued) if each is not None]
+        return frozenset(self.row) if any(not columns for columns in told) else frozenset().union(*told)
 
 
 @dataclass
@@ -275,13 +306,14 @@ class History:
         """Each is done by the record before the next one is chosen."""
         now = 0.0
         names = ["edit_there", "claim", "land", "settle", "deliver", "deliver", "edit_city"]
-        names += ["edit_name"] * self.edits_here + ["lose", "land_late", "resend"] * self.loses
+        names += ["edit_name"] * self.edits_here + ["lose", "land_late", "resend", "refuse", "replay"] * self.loses
         for _ in range(self.random.randrange(5, 40)):
-            now += self.random.choice([0, 0.01, 0.1, 1, 3])
+            now = round(now + self.random.choice([0, 0.01, 0.1, 1, 3]), 2)
             yield self._step(now, self.random.choice(names))
         while not self.record.is_at_rest:
-            now += self.random.choice([0.2, 10])
-            yield self._step(now, self.random.choice(["claim", "land", "settle", "deliver", "land_late", "resend"]))
+            now = round(now + self.random.choice([0.2, 10]), 2)
+            names = ["claim", "land", "settle", "deliver", "land_late", "resend", "replay"]
+            yield self._step(now, self.random.choice(names))
 
     def happen(self) -> Record:
         for step in self.steps():

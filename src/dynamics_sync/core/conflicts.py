@@ -175,15 +175,15 @@ class _Case:
             self._take(name, column, told)
             return
         now = decode(name, column, type_name, self.held.get(property))
-        is_theirs = self._is_theirs(agrees(name, column, here, now))
-        if is_theirs or agrees(name, column, now, told):
-            self._know(attribute, moment(self.held.get(MODIFIED_ON)) if is_theirs else None)
+        if self._is_theirs(agrees(name, column, here, now)):
+            self._know(attribute, moment(self.held.get(MODIFIED_ON)))
             self._take(name, column, now)
         elif self.change.at < self.sides.newest.get(attribute, self.change.at):
             self.resolution.older += 1
         else:
             self._know(attribute)
-            self._restore(name, column, attribute, told)
+            bring = self._take if agrees(name, column, now, told) else self._restore
+            bring(name, column, told, is_certain=self._is_next(name, column, attribute))
 
     def resolve_state(self, attribute: str, active: bool | int) -> None:
         """A row that is there means an active record: whoever made it inactive is overruled."""
@@ -203,7 +203,7 @@ class _Case:
         """The change is dealt with, and all that was made there until then."""
         self.resolution.newest[attribute] = max(self.change.at, as_of or self.change.at)
 
-    def _take(self, name: str, column: Column, there: object) -> None:
+    def _take(self, name: str, column: Column, there: object, *, is_certain: bool = True) -> None:
         """Dynamics holds this: the row gets it, unless it was changed here and Dynamics has not been told so."""
         if agrees(name, column, self.sides.row[name], there):
             return
@@ -212,18 +212,18 @@ class _Case:
             self.resolution.send = True
             if column.owner is Owner.POSTGRES:
                 return
-        elif self.sides.under_way and self.change.attributes is None:
-            self._clash(name, Owner.DYNAMICS)  # it may be what we wrote ourselves over a change that was left out
+        elif not is_certain:
+            self._clash(name, Owner.DYNAMICS)
         self.resolution.writes[name] = there
 
-    def _restore(self, name: str, column: Column, attribute: str, told: object) -> None:
+    def _restore(self, name: str, column: Column, told: object, *, is_certain: bool = True) -> None:
         """Dynamics no longer holds what it was told to: we may have written over it, also with a request that is still
         under way. Had it been changed there once more, that is told too."""
         if self._changed_here(name, column):
             self._clash(name, column.owner)
             if column.owner is Owner.POSTGRES:
                 return
-        elif self._order(attribute) is Order.UNCLEAR and not self._follows(name, column):
+        elif not is_certain:
             self._clash(name, Owner.DYNAMICS)
         if not agrees(name, column, self.sides.row[name], told):
             self.resolution.writes[name] = told
@@ -241,6 +241,12 @@ class _Case:
             return False
         before = decode(name, column, self.incoming.types[name], self.change.before[attribute])
         return agrees(name, column, self.sides.row[name], before)
+
+    def _is_next(self, name: str, column: Column, attribute: str) -> bool:
+        """Whether it is certain that what is told is later than what the row has. What was left out is not told."""
+        if self.change.attributes is None:
+            return False
+        return self._order(attribute) is Order.NEWER or self._follows(name, column)
 
     def _clash(self, name: str, winner: Owner) -> None:
         self.resolution.clashes.append(Clash(name, winner))
