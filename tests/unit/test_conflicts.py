@@ -118,6 +118,12 @@ def test_what_the_row_has_from_dynamics_is_no_conflict_unless_it_was_changed_sin
     assert done.writes == ({} if is_conflict else {"name": "there"})
 
 
+def test_what_was_there_before_need_not_have_a_form_here() -> None:
+    told = replace(change(new_grade=2), before={"new_grade": "none of ours"})
+    done = resolve(PEOPLE, told, None, sides(waiting=frozenset(ROW)))
+    assert (done.writes, done.clashes) == ({"grade": 2}, [Clash("grade", DYNAMICS)])
+
+
 def test_only_what_waits_conflicts() -> None:
     done = resolve(PEOPLE, change(fullname="there"), None, sides(waiting=frozenset({"grade"})))
     assert (done.writes, done.clashes) == ({"name": "there"}, [])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
-from dynamics_sync.core.decoding import agrees, decode
+from dynamics_sync.core.decoding import UndecodableError, agrees, decode
 from dynamics_sync.core.incoming import RecordChange, moment
 from dynamics_sync.core.mapping import Column, Owner, TableMapping
 
@@ -239,7 +239,10 @@ class _Case:
         attribute = self.incoming.attribute(column)
         if attribute not in self.change.before:
             return False
-        before = decode(name, column, self.incoming.types[name], self.change.before[attribute])
+        try:
+            before = decode(name, column, self.incoming.types[name], self.change.before[attribute])
+        except UndecodableError:  # then it is nothing that the row could have
+            return False
         return agrees(name, column, self.sides.row[name], before)
 
     def _is_next(self, name: str, column: Column, attribute: str) -> bool:
