@@ -239,6 +239,19 @@ begin
 end
 $$;
 
+-- Those of them that are claimed as given.
+create function dynamics_sync.still_claimed(ids bigint[], claims text[]) returns setof bigint
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  select held.id
+  from unnest(ids, claims) as given (id, claim_id)
+  cross join lateral (
+    select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id limit 1
+  ) as held
+$$;
+
 -- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
 -- ('changed'), what a user's transaction has locked is still ours ('locked'). Left out are rows whose lease passed to
 -- somebody else. What goes was a change made here: of a record of which webhooks told, this is noted.
@@ -290,13 +303,7 @@ begin
     where o.id = any(array(select changed.id from changed))
     returning o.id, 'changed', o.source_table, o.record_key;
   return query
-    select held.id, 'locked', held.source_table, held.record_key
-    from unnest(ids, claims) as given (id, claim_id)
-    cross join lateral (
-      select o.id, o.source_table, o.record_key from dynamics_sync.outbox o
-      where o.id = given.id and o.lease_owner = given.claim_id
-      limit 1
-    ) as held;
+    select still.id, 'locked', null::text, null::text from dynamics_sync.still_claimed(ids, claims) as still (id);
 end
 $$;
 
@@ -324,13 +331,7 @@ begin
   set lease_owner = null, lease_until = null, attempts = (select held.attempts from held where held.id = o.id)
   where o.id = any(array(select held.id from held));
 
-  return array(
-    select held.id
-    from unnest(ids, claims) as given (id, claim_id)
-    cross join lateral (
-      select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id limit 1
-    ) as held
-  );
+  return array(select dynamics_sync.still_claimed(ids, claims));
 end
 $$;
 
