@@ -187,4 +187,4 @@ async def test_memory_does_not_grow_with_the_number_of_records(
             assert process.returncode == 0, errors
             peaks.append(int(errors.split()[-1]))
         assert json.loads(out)["tables"][0]["compared"] == 12_000
-    assert peaks[1] - peaks[0] < 4 * MEGABYTE
+    assert peaks[1] - peaks[0] < 2 * MEGABYTE
