@@ -1,6 +1,6 @@
 """The model of a record that changes on both sides does what PostgreSQL does, step by step."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -8,20 +8,19 @@ import pytest
 
 from dynamics_sync.core.conflicts import RecordNeededError
 from dynamics_sync.core.errors import DatabaseError
-from dynamics_sync.core.operation import Applied, FailureReason, SyncOperation
+from dynamics_sync.core.operation import Applied, FailureReason, QueueStatus, SyncOperation
 from dynamics_sync.postgres.inbox import PostgresInbox
 from dynamics_sync.postgres.inbox_apply import PostgresInboxRows
 from dynamics_sync.sync.inbox_ports import BusyError, ClaimedDelivery, Delivery
 from dynamics_sync.sync.ports import Failure
 from dynamics_sync.sync.reading import Held
-from support.both_sides import LONG_AGO, RECORD_ID, History, Record, Step, Told, at, people
+from support.both_sides import KEY, LONG_AGO, RECORD_ID, History, Record, Step, Told, at, people
 from support.outbox import TARGET, claim_one
 from support.postgres import SERVERS, Cluster
 from support.postgres_stores import PostgresStores
 from support.search import LONGER
 
 HISTORIES = 40 * LONGER
-KEY = "7"
 
 PREPARE = """
 create table public.people (id text primary key, name text, city text);
@@ -72,7 +71,7 @@ class InPostgres:
             case "edit_here":
                 column, value = step.words
                 await self._stores.user.execute(f"update public.people set {column} = %s", [value])
-            case "claim" if model.waiting is not None and not model.waiting.is_leased:
+            case "claim" if model.waiting is not None and model.waiting.lease_owner is None:
                 self._operation = await claim_one(self._outbox)
             case "settle" if model.request is not None and model.request.has_landed:
                 assert self._operation is not None
@@ -83,7 +82,7 @@ class InPostgres:
             case "refuse" if model.request is not None and not model.request.has_landed:
                 assert self._operation is not None
                 await self._stores.queue.add(Failure(self._operation, FailureReason.REJECTED, "http_400", 1))
-            case "replay" if model.queued is not None and not model.queued.is_replaying:
+            case "replay":
                 entries = await (await self._stores.user.execute(OPEN)).fetchall()
                 await self._stores.replay([str(entry) for (entry,) in entries])
             case "resend":
@@ -118,19 +117,19 @@ class InPostgres:
 
 
 def picture_of(model: Record) -> Any:
-    waiting = model.waiting
+    waiting, queued = model.waiting, model.queued
     return (
         [model.row["name"], model.row["city"]],
-        None if waiting is None else [*sorted(waiting.columns), waiting.is_leased],
+        None if waiting is None else [*waiting.changed_columns, waiting.lease_owner is not None],
         sorted(model.taken),
         [[name, str(winner)] for name, winner in model.conflicts],
-        model.unanswered_until is not None,
-        None if model.queued is None else [*sorted(model.queued.columns), model.queued.is_replaying],
+        model.is_unanswered,
+        queued and [*queued.failure.operation.changed_columns, queued.status is QueueStatus.REPLAYING],
     )
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def people_at(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> AsyncIterator[str]:
+def people_at(request: pytest.FixtureRequest, clusters: dict[str, Cluster]) -> Iterator[str]:
     with clusters[request.param].database() as url:
         yield url
 

@@ -243,9 +243,7 @@ class TestRelease:
         failure = FailedAttempt(1, FakeClock().now(), "http_503", 4000)
         async with transaction(stores, "a", commits=commits):
             releasing = asyncio.create_task(outbox.release(operation, 1, [failure], unanswered=True))
-            async with asyncio.timeout(10):
-                while not (await stores.look()).attempts:
-                    await asyncio.sleep(0.01)
+            await until_noted(stores)
             assert not releasing.done()
         await releasing
         picture = await stores.look()
@@ -367,7 +365,7 @@ class TestUnanswered:
 
 
 async def until_noted(stores: Stores) -> None:
-    """Until a settlement was tried: it notes the state even where it finds the row locked."""
+    """Until a settlement or a release was tried: it leaves a note even where it finds the row locked."""
     async with asyncio.timeout(10):
-        while not (await stores.look()).applied:
+        while not ((picture := await stores.look()).applied or picture.attempts):
             await asyncio.sleep(0.01)

@@ -13,13 +13,10 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from support.people import add_organisation, as_role
 from support.postgres import EVERYTHING, binaries, in_memory
+from support.supabase import AUTHENTICATOR, PASSWORD
 
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 LIBRARY = Path("/usr/lib/postgresql/15/lib/pgaudit.so")
-REST_SERVER = """
-create role authenticator login noinherit password 'only-here';
-grant anon, authenticated, service_role to authenticator
-"""
 
 
 def documented() -> str:
@@ -48,11 +45,11 @@ async def test_a_select_with_a_secret_key_leaves_a_line_with_the_tables_name_and
     await migrate(url, EVERYTHING)
     with psycopg.connect(url, autocommit=True) as owner:
         chapter, _ = add_organisation(owner).chapters
-        owner.execute(REST_SERVER)
+        owner.execute(AUTHENTICATOR)
         owner.execute(documented())
     before = len(log.read_text())
     query = "select status from public.certifications where id = %s"
-    with as_role(make_conninfo(url, user="authenticator", password="only-here"), "service_role") as service:
+    with as_role(make_conninfo(url, user="authenticator", password=PASSWORD), "service_role") as service:
         assert service.execute(query, [chapter.certification]).rowcount == 1
     told = log.read_text()[before:]
     (line,) = [line for line in told.splitlines() if "public.certifications" in line]

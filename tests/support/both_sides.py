@@ -1,25 +1,32 @@
 """A record that people change on both sides while requests and webhooks are under way, in any order.
 
-`Record` is a model of what the outbox and `postgres/inbox_apply.py` do around `core.conflicts.resolve`, in memory;
-`tests/contracts/test_both_sides.py` holds it against PostgreSQL. Dynamics is a part of it.
+`Record` is a model of what `postgres/inbox_apply.py` does around `core.conflicts.resolve`, over the simulation's model
+of the outbox and the queue. `tests/contracts/test_both_sides.py` holds it against PostgreSQL. Dynamics is a part of it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import chain, count
 from random import Random
 from typing import Any
 
-from dynamics_sync.core.conflicts import Incoming, RecordNeededError, Sides, resolve
+from dynamics_sync.core.conflicts import Incoming, RecordNeededError, Resolution, Sides, resolve
 from dynamics_sync.core.incoming import Message, RecordChange
 from dynamics_sync.core.mapping import Owner, parse_mapping
+from dynamics_sync.core.operation import Applied, FailureReason, SyncOperation
 from dynamics_sync.core.outcome import LATE_SECONDS
-from simulation.stores import EPOCH
+from dynamics_sync.sync.ports import Failure
+from simulation.stores import EPOCH, Database, Entry, Row
+from support.outbox import LEASE_SECONDS
 
+KEY = "7"
 LONG_AGO = -86_400.0
 RECORD_ID = "6d81597f-0f9f-4711-8122-000d3aa2331c"
 
 
+@cache
 def people(owner: Owner) -> Incoming:
     table = {
         "source": "public.people",
@@ -38,33 +45,14 @@ def at(seconds: float) -> datetime:
 
 
 @dataclass
-class Waiting:
-    """The record's row in the outbox."""
-
-    version: int
-    columns: set[str]
-    is_leased: bool = False
-
-
-@dataclass
 class Request:
     """One of ours, with the row as it was read."""
 
+    operation: SyncOperation
     row: dict[str, str]
-    version: int
-    columns: frozenset[str] = frozenset()
-    """What was to be sent, as the outbox said."""
     ends_at: float = 0.0
     """When it can no longer take effect, once nobody waits for its answer."""
     has_landed: bool = False
-
-
-@dataclass
-class Entry:
-    """An open one in the queue."""
-
-    columns: frozenset[str]
-    is_replaying: bool = False
 
 
 @dataclass
@@ -98,14 +86,10 @@ class Record:
     modified_at: float = LONG_AGO
     latest: str = "0"
     """The name as somebody, here or there, set it last."""
-    waiting: Waiting | None = None
-    queued: Entry | None = None
     request: Request | None = None
     lost: list[Request] = field(default_factory=list)
-    unanswered_until: float | None = None
     told: list[Told] = field(default_factory=list)
     applied: tuple[int, float] = (0, LONG_AGO)
-    version: int = 0
     newest: dict[str, datetime] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     taken_version: int | None = None
@@ -113,19 +97,38 @@ class Record:
     conflicts: list[tuple[str, Owner]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._database = Database(lambda: self.now, LATE_SECONDS)
+        self._names = count()
+
+    @property
+    def waiting(self) -> Row | None:
+        """Its row in the outbox."""
+        return self._database.outbox.get(KEY)
+
+    @property
+    def queued(self) -> Entry | None:
+        """Its open entry in the queue."""
+        return self._database.open_entries.get(KEY)
+
+    @property
+    def is_unanswered(self) -> bool:
+        return KEY in self._database.unanswered
+
     def do(self, step: Step) -> None:
         self.now = step.at
         getattr(self, step.name)(*step.words)
-        waiting = self.waiting and (sorted(self.waiting.columns), self.waiting.is_leased)
+        waiting = self.waiting and (self.waiting.changed_columns, self.waiting.lease_owner is not None)
         words = " ".join(map(str, step.words))
         self.lines.append(
             f"{step.at:8.2f} {step.name:10} {words:16} here {self.row} there {self.there} waiting {waiting}"
-            f" queued {self.queued} taken {sorted(self.taken)} conflicts {len(self.conflicts)}"
+            f" queued {self.queued and str(self.queued.status)} taken {sorted(self.taken)}"
+            f" conflicts {len(self.conflicts)}"
         )
 
     def edit_here(self, column: str, value: str) -> None:
         self.row[column] = value
-        self._capture({column})
+        self._database.mark_dirty(KEY, columns=[column])
         if column == "name":
             self.latest = value
 
@@ -138,38 +141,43 @@ class Record:
         self.told.append(Told(change))
 
     def claim(self) -> None:
-        if self.waiting is not None and not self.waiting.is_leased:
-            self.waiting.is_leased = True
-            self.request = Request(dict(self.row), self.waiting.version, frozenset(self.waiting.columns))
+        if self.waiting is not None and self.waiting.lease_owner is None:
+            (operation,) = self._database.claim(1, self._name(), LEASE_SECONDS)
+            self.request = Request(operation, dict(self.row))
 
     def land(self) -> None:
         if self.request is not None and not self.request.has_landed:
             self._write(self.request)
 
     def settle(self) -> None:
-        if self.request is None or self.waiting is None or not self.request.has_landed:
+        if self.request is None or not self.request.has_landed:
             return
-        self.applied = (self.request.version, self.now)
-        if self._give_back(self.request, self.waiting):
-            self.queued = None
+        operation, self.request = self.request.operation, None
+        self.applied = (operation.version, self.now)
+        (outcome,) = self._database.settle([(operation, Applied(1))]).values()
+        if outcome == "gone":
+            self._note_changed_here(operation)
 
     def refuse(self) -> None:
         """Dynamics wants no such request, and a person is told."""
-        if self.request is not None and self.waiting is not None and not self.request.has_landed:
-            self.queued = Entry(self.request.columns)
-            self._give_back(self.request, self.waiting)
+        if self.request is None or self.request.has_landed:
+            return
+        operation, self.request = self.request.operation, None
+        self._database.add(Failure(operation, FailureReason.REJECTED, "http_400", 1), self._name())
+        if self.waiting is None:
+            self._note_changed_here(operation)
 
     def replay(self) -> None:
-        if self.queued is not None and not self.queued.is_replaying:
-            self.queued.is_replaying = True
-            self._capture(set())
+        if self.queued is not None:
+            self._database.replay(self.queued.id)
 
     def lose(self) -> None:
         """Nobody knows what becomes of the request, and the record is sent once more."""
-        if self.request is not None and self.waiting is not None:
-            self.request.ends_at = self.unanswered_until = round(self.now + LATE_SECONDS, 2)
+        if self.request is not None:
+            self._database.release(self.request.operation, 1, [], unanswered=True)
+            self.request.ends_at = round(self.now + LATE_SECONDS, 2)
             self.lost.append(self.request)
-            self.waiting.is_leased, self.request = False, None
+            self.request = None
 
     def land_late(self) -> None:
         for request in self.lost:
@@ -179,10 +187,7 @@ class Record:
 
     def resend(self) -> None:
         """What may have taken effect late is written over."""
-        if self.unanswered_until is not None and self.now >= self.unanswered_until:
-            self.unanswered_until = None
-            if self.queued is None or self.queued.is_replaying:
-                self._capture(set())
+        self._database.resend_unanswered()
 
     def deliver(self, which: int) -> None:
         told = self.next_told(which)
@@ -200,7 +205,7 @@ class Record:
             None if written_at is None else at(written_at),
             self.newest,
             frozenset(self.taken),
-            unanswered=self.unanswered_until is not None,
+            unanswered=self.is_unanswered,
         )
         try:
             resolution = resolve(people(self.owner), told.change, told.held, sides)
@@ -212,22 +217,23 @@ class Record:
         self.newest = self.newest | resolution.newest
         self.conflicts += [(clash.name, clash.winner) for clash in resolution.clashes]
         self.taken = (self.taken | set(resolution.writes)) - resolution.kept
-        columns = None if self.waiting is None else set(self.waiting.columns)
-        if resolution.writes:
-            self.row |= {name: str(value) for name, value in resolution.writes.items()}
-            self._capture(set(resolution.writes))
-        elif resolution.send:
-            self._capture(set())
+        self.row |= {name: str(value) for name, value in resolution.writes.items()}
+        self._leave_outbox(resolution)
+
+    def _leave_outbox(self, resolution: Resolution) -> None:
+        columns = None if self.waiting is None else self.waiting.changed_columns
+        if resolution.writes or resolution.send:
+            self._database.mark_dirty(KEY, columns=list(resolution.writes))
         if self.waiting is None:
             return
         if columns is not None:
-            self.waiting.columns = columns
+            self.waiting.changed_columns = columns
         elif resolution.send:
-            queued = frozenset() if self.queued is None else self.queued.columns
-            self.waiting.columns = {*resolution.kept, *queued} or {"id"}
+            queued = () if self.queued is None else self.queued.failure.operation.changed_columns
+            self.waiting.changed_columns = tuple(sorted({*resolution.kept, *queued})) or ("id",)
         else:
             self.taken_version, self.applied = self.waiting.version, (self.waiting.version, self.now)
-            self.waiting = None
+            del self._database.outbox[KEY]
 
     def next_told(self, which: int) -> Told | None:
         """One after the other, in the order in which they came: which is any, as steps are asynchronous."""
@@ -241,7 +247,7 @@ class Record:
 
     @property
     def is_at_rest(self) -> bool:
-        return self.waiting is None and self.queued is None and self.unanswered_until is None and not self.told
+        return self.waiting is None and self.queued is None and not self.is_unanswered and not self.told
 
     @property
     def wrong(self) -> str | None:
@@ -257,28 +263,18 @@ class Record:
         self.there = {"fullname": request.row["name"], "new_city": request.row["city"]}
         self.modified_at = self.now
 
-    def _capture(self, columns: set[str]) -> None:
-        self.version += 1
-        if self.waiting is None:
-            self.waiting = Waiting(self.version, set(columns))
-        else:
-            self.waiting.version = self.version
-            self.waiting.columns |= columns
-
-    def _give_back(self, request: Request, waiting: Waiting) -> bool:
-        """Whether the row goes: it has not changed since."""
-        self.request = None
-        if waiting.version != request.version:
-            waiting.is_leased = False
-            return False
-        self.taken -= waiting.columns or set(self.row)
-        self.waiting = None
-        return True
+    def _note_changed_here(self, operation: SyncOperation) -> None:
+        self.taken -= set(operation.changed_columns or self.row)
 
     def _columns_waiting(self) -> frozenset[str]:
         """All of them where it is not known which."""
-        told = [each.columns for each in (self.waiting, self.queued) if each is not None]
-        return frozenset(self.row) if any(not columns for columns in told) else frozenset().union(*told)
+        told = [] if self.waiting is None else [self.waiting.changed_columns]
+        if self.queued is not None:
+            told.append(self.queued.failure.operation.changed_columns)
+        return frozenset(self.row if () in told else chain.from_iterable(told))
+
+    def _name(self) -> str:
+        return f"{next(self._names)}"
 
 
 @dataclass

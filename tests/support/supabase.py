@@ -13,13 +13,17 @@ from support.postgres import binaries, temporary_server
 PASSWORD = "only-here"
 API_ROLES = ("anon", "authenticated", "service_role")
 
-ROLES = """
+AUTHENTICATOR = f"""
+create role authenticator login noinherit password '{PASSWORD}';
+grant anon, authenticated, service_role to authenticator;
+"""
+
+ROLES = f"""
 create role postgres login createdb createrole replication bypassrls password 'only-here';
 create role anon nologin noinherit;
 create role authenticated nologin noinherit;
 create role service_role nologin noinherit bypassrls;
-create role authenticator login noinherit password 'only-here';
-grant anon, authenticated, service_role to authenticator;
+{AUTHENTICATOR}
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 do $$ begin
