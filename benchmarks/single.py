@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynamics_sync import app, sandbox
-from dynamics_sync.dynamics.gateway import REQUEST_HEADERS
+from dynamics_sync.dynamics.calls import REQUEST_HEADERS
 from dynamics_sync.logs import configure_logging
 from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.embedded import EmbeddedPostgres

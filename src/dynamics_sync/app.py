@@ -15,9 +15,13 @@ from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
 from dynamics_sync.core.mapping import parse_mapping
 from dynamics_sync.core.operation import DYNAMICS, PORTAL
+from dynamics_sync.core.retry import RetryPolicy
+from dynamics_sync.dynamics.bulk_messages import BulkMessages
+from dynamics_sync.dynamics.bundling import Bundling
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Tokens, token_request
+from dynamics_sync.dynamics.web_api import WebApi
 from dynamics_sync.inbox import make_inbox
 from dynamics_sync.postgres.connections import transaction
 from dynamics_sync.postgres.listener import listen
@@ -28,6 +32,7 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.stores import Stores, open_stores
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.inbox import Inbox
+from dynamics_sync.sync.reading import GentleReader
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
     check_capture,
@@ -80,6 +85,7 @@ class Engine:
     """A worker for each target, with all that they need."""
 
     workers: Mapping[str, Worker]
+    messages: BulkMessages
     reconciliation: Reconciliation
     inbox: Inbox | None
     """What applies webhooks; None where they are off."""
@@ -120,9 +126,9 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         types = await check_capture(mapping, DYNAMICS, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, types, clock)
-        gateway = DataverseGateway(
-            url=url, session=session, tokens=tokens, records=records, mapping=mapping, clock=clock
-        )
+        bundling = Bundling(mapping, settings.bulk_size)
+        api = WebApi(url, session, clock)
+        gateway = DataverseGateway(api=api, tokens=tokens, records=records, mapping=mapping, bundling=bundling)
         workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, StoppableClock(clock))}
         if portal is not None:
             opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
@@ -141,14 +147,16 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         inbox = make_inbox(
             settings, mapping=mapping, types=types, reader=reader, breaker=stores.breaker, pool=stores.pool, clock=clock
         )
-        yield Engine(workers, reconciliation, inbox, stores, gateway, tokens, database_url)
+        gentle = GentleReader(reader, stores.breaker, RetryPolicy(settings.max_retries, settings.base_delay_ms), clock)
+        messages = BulkMessages(bundling, reader, gentle, clock)
+        yield Engine(workers, messages, reconciliation, inbox, stores, gateway, tokens, database_url)
 
 
 async def run_worker(engine: Engine) -> None:
     """Work for all targets until the workers are stopped or this is cancelled."""
     gc.set_threshold(GARBAGE_THRESHOLD)
     wakes = {name: worker.wake for name, worker in engine.workers.items()}
-    jobs = [listen(engine.database_url, wakes)]
+    jobs = [listen(engine.database_url, wakes), engine.messages.run()]
     if engine.reconciliation.schedule is not None:
         jobs.append(engine.reconciliation.schedule.run())
     if engine.stores.sweep is not None:

@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """How long the identity provider is left alone after it gave no token."""
     poll_seconds: Positive = 1.0
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 48
+    bulk_size: Annotated[int, Field(ge=1, le=1000)] = 1000
+    """The most records in one request to Dynamics; 1 for one at a time."""
     reconcile_hours: Annotated[float, Field(ge=0)] = 24.0
     """How often a worker compares all tables with Dynamics; 0 for never."""
     reconcile_repair: bool = False

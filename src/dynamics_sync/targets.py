@@ -24,14 +24,18 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.stores import TargetStores, lease_times
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.lease import LeasedGateway
-from dynamics_sync.sync.ports import Gateway
+from dynamics_sync.sync.ports import BulkGateway, Gateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from dynamics_sync.transport.session import open_session
 
 
 def make_worker(
-    settings: Settings, stores: TargetStores, gateway: Gateway, records: PostgresRecords, clock: StoppableClock
+    settings: Settings,
+    stores: TargetStores,
+    gateway: Gateway | BulkGateway,
+    records: PostgresRecords,
+    clock: StoppableClock,
 ) -> Worker:
     """Wire what sends to one target."""
     times = lease_times(settings)

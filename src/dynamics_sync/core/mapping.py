@@ -171,6 +171,8 @@ class TableMapping(SourceTable):
     entity_set: str
     logical_name: str
     alternate_key: str
+    bulk: bool = True
+    """Whether many records may go into one request, where Dynamics takes that for the table."""
     on_delete: DeleteRule = DeleteRule.DEACTIVATE
     active: dict[str, bool | int] = {"statecode": 0, "statuscode": 1}
     inactive: dict[str, bool | int] = {"statecode": 1, "statuscode": 2}

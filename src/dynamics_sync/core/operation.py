@@ -112,6 +112,10 @@ class Applied:
     etag: str | None = None
     unanswered: bool = False
     """An earlier request got no answer: it may take effect late, over the state that was read for this one."""
+    payload_hash: bytes | None = None
+    """A digest of what was written; None where it is not known."""
+    is_sent: bool = True
+    """False where Dynamics was known to hold this state already, and no request was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,34 @@ class Accepted:
     """Dynamics did what was asked, or there was nothing left to do."""
 
     etag: str | None = None
+    payload_hash: bytes | None = None
+    """A digest of what was written, by whoever made the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class NothingToSend:
     """No request was made, and none is needed: the mapping ignores this change."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyThere:
+    """No request was made, and none is needed: Dynamics holds this very state."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOurs:
+    """No request was made: another worker has the record by now, or could have it before the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """A request for many records was refused as a whole, and it is not known which of them is to blame. Nothing was
+    written. Each has to be judged by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooMuch:
+    """A request for many records could not be taken as a whole. Fewer go into the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +80,13 @@ class Transient:
     error_code: str
     retry_after_seconds: float | None = None
     """For how long it asked to be left alone, if it did (RFC 9110, 10.2.3)."""
+    may_be_written: bool = False
+    """The request was for many records, some of which may have been written before it failed."""
 
     @property
     def is_answered(self) -> bool:
-        """Dynamics itself said that it failed: the request will not take effect any more."""
-        return self.error_code not in UNANSWERED_CODES
+        """Dynamics itself said that it failed: the request has no effect, and will not take effect any more."""
+        return self.error_code not in UNANSWERED_CODES and not self.may_be_written
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +144,29 @@ class NotReady:
     retry_after_seconds: float
 
 
+NoRequest = NothingToSend | AlreadyThere | Unsendable | NotReady | NotOurs
+"""Why a record does not go into a request."""
+
 Outcome = (
     Accepted
     | NothingToSend
+    | AlreadyThere
     | Transient
     | Throttled
     | Unauthorized
     | Conflict
     | Rejected
     | Mismatch
+    | Undecided
+    | TooMuch
     | Unsendable
     | NotReady
+    | NotOurs
 )
 """What one try came to."""
+
+IsWell = Accepted | Rejected | Unauthorized | Conflict | Undecided | TooMuch
+"""Such an answer comes from a Dynamics that works, a 4xx included (R8)."""
 
 
 def classify_write(answer: Answer) -> Outcome:
@@ -155,6 +190,15 @@ def classify_failure(answer: Answer) -> Outcome:
             return Rejected(answer.code)
         case _:
             return Mismatch()
+
+
+def classify_bulk(answer: Answer) -> Outcome:
+    """What the answer to an upsert of many records means: all are written or none, and an error names none of them
+    (Microsoft: "Use bulk operation messages")."""
+    if answer.status == 413:
+        return TooMuch()
+    outcome = classify_write(answer)
+    return Undecided() if isinstance(outcome, Rejected | Conflict) else outcome
 
 
 def classify_removal(answer: Answer) -> Outcome:

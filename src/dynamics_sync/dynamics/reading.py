@@ -15,7 +15,7 @@ from yarl import URL
 
 from dynamics_sync.core.outcome import DEFAULT_PAUSE_SECONDS, Mismatch, Throttled, Transient, Unauthorized
 from dynamics_sync.dynamics.answers import answer_from
-from dynamics_sync.dynamics.gateway import API_PATH, REQUEST_HEADERS
+from dynamics_sync.dynamics.calls import API_PATH, REQUEST_HEADERS
 from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
 from dynamics_sync.sync.reading import Definition, Failed, Found, Held, Page, Refused, T, View
@@ -67,6 +67,12 @@ class DataverseReader:
 
     def who_am_i(self) -> "WebQuestion[str]":
         return self._question("WhoAmI", lambda document: _text(document, "UserId").lower(), "WhoAmI")
+
+    def has_messages(self, logical_name: str, names: Sequence[str]) -> "WebQuestion[bool]":
+        named = " or ".join(f"sdkmessageid/name eq {_literal(name)}" for name in names)
+        condition = f"({named}) and primaryobjecttypecode eq {_literal(logical_name)}"
+        address = f"sdkmessagefilters?$select=sdkmessagefilterid&$filter={quote(condition)}"
+        return self._question(address, lambda document: len(_rows(document)) >= len(names), logical_name)
 
     def lookups(self, logical_name: str) -> "WebQuestion[Mapping[str, str]]":
         address = (

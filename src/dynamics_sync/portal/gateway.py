@@ -67,8 +67,11 @@ class PortalGateway:
         """Read the record's row, and hold the event against the contract. Raises only if the row cannot be read."""
         if not self._contract.knows(operation.source_table):
             return Unsendable("mapping.unknown_table", operation.source_table)
+        (reading,) = await self._records.read([operation])
         try:
-            event = self._contract.event(operation, await self._records.read(operation), self._clock.now())
+            if isinstance(reading.row, UnsendableError):
+                raise reading.row
+            event = self._contract.event(operation, reading.row, self._clock.now())
         except UnsendableError as error:
             return Unsendable(error.code, error.name)
         if event is None:

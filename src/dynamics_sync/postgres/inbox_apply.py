@@ -21,7 +21,7 @@ from dynamics_sync.postgres.connections import Connection, Pool, translated
 from dynamics_sync.postgres.inbox import SETTLE, settlement
 from dynamics_sync.postgres.inbox_place import NOTIFY, take_place
 from dynamics_sync.postgres.inbox_row import InboxRow
-from dynamics_sync.postgres.outbox import MARK_DIRTY
+from dynamics_sync.postgres.outbox import SEND_AGAIN
 from dynamics_sync.postgres.records import KEY, is_possible
 from dynamics_sync.sync.inbox_ports import (
     Application,
@@ -205,7 +205,7 @@ async def _restore(connection: Connection, work: _Work) -> Application:
     if row is None:
         return NoSuchRow()
     work = work.for_row(row)
-    await connection.execute(MARK_DIRTY, [work.record[name] for name in RECORD] + ["upsert"])
+    await connection.execute(SEND_AGAIN, [work.record[name] for name in RECORD] + ["upsert"])
     await connection.execute(NOTIFY, work.record)
     return await _settle(connection, work, Settled(InboxStatus.APPLIED, clashes=(Clash("", Owner.POSTGRES),)))
 

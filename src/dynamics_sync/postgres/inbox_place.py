@@ -42,8 +42,11 @@ TAKE_OVER = """
 insert into dynamics_sync.record_state as known (target, source_table, record_key, applied_version)
 values (%(target)s, %(source_table)s, %(record_key)s, %(version)s)
 on conflict (target, source_table, record_key) do update
-set applied_version = excluded.applied_version, etag = null, applied_at = excluded.applied_at
+set applied_version = excluded.applied_version, etag = null, payload_hash = null, applied_at = excluded.applied_at
 """
+
+# Dynamics was changed there.
+FORGET_PAYLOAD = "select dynamics_sync.forget_payload(%(target)s, %(source_table)s, %(record_key)s)"
 
 NOTIFY = "select pg_notify('dynamics_sync', %(target)s)"
 
@@ -77,6 +80,7 @@ class Place:
         """Leave the outbox as it was, unless the record has to be sent; give the version that was taken over, if one
         was: that of a change that Dynamics has already."""
         where = {**record, "outbox_id": self.outbox_id}
+        await connection.execute(FORGET_PAYLOAD, where)
         if self.is_ours and not resolution.send and not altered:
             row = await (await connection.execute(GIVE_UP_PLACE, where)).fetchone()
             if not resolution.writes or row is None:

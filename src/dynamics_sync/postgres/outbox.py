@@ -6,6 +6,7 @@ never the others'.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -25,21 +26,15 @@ select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_s
 SETTLE = """
 select * from dynamics_sync.settle(
   %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(etags)s::text[],
-  %(unanswered)s::boolean[], %(late_seconds)s
+  %(payload_hashes)s::bytea[], %(sent)s::boolean[], %(unanswered)s::boolean[], %(late_seconds)s
 )
 """
 
 GIVE_BACK = "select * from dynamics_sync.give_back(%(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[])"
 
-MARK_DIRTY = "select dynamics_sync.mark_dirty(%s, %s, %s, %s)"
+SEND_AGAIN = "select dynamics_sync.send_again(%s, %s, %s, %s)"
 
-RENEW = """
-update dynamics_sync.outbox set lease_until = clock_timestamp() + make_interval(secs => %(lease_seconds)s)
-where id = (
-  select id from dynamics_sync.outbox where id = %(id)s and lease_owner = %(claim_id)s for update skip locked
-)
-returning id
-"""
+RENEW = "select * from dynamics_sync.renew(%(ids)s::bigint[], %(claims)s::text[], %(lease_seconds)s)"
 
 RELEASE = """
 select dynamics_sync.release(
@@ -48,6 +43,8 @@ select dynamics_sync.release(
 """
 
 NOTE_UNANSWERED = "select dynamics_sync.note_unanswered(%s, %s, %s, %s)"
+
+FORGET_PAYLOAD = "select dynamics_sync.forget_payload(%s, %s, %s)"
 
 RESEND_UNANSWERED = "select dynamics_sync.resend_unanswered(%s, %s)"
 RESENT_AT_ONCE = 100
@@ -97,16 +94,11 @@ class PostgresOutbox:
         reading = reading_from(await circuit.fetchone())
         return Claim([self._operation(row, claim_id) for row in await rows.fetchall()], reading)
 
-    async def renew(self, operation: SyncOperation) -> bool:
-        """Begin the lease anew; False if the record is no longer ours."""
-        parameters = {
-            "id": operation.outbox_id,
-            "claim_id": operation.claim_id,
-            "lease_seconds": self._lease_seconds,
-        }
+    async def renew(self, operations: Operations) -> AbstractSet[tuple[int, str | None]]:
+        """Begin their leases anew; give outbox id and claim of those that are still ours."""
         async with transaction(self._pool) as connection:
-            cursor = await connection.execute(RENEW, parameters)
-            return await cursor.fetchone() is not None
+            cursor = await connection.execute(RENEW, claimed(operations) | {"lease_seconds": self._lease_seconds})
+            return {(outbox_id, claim_id) for outbox_id, claim_id in await cursor.fetchall()}
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """Delete the rows of what arrived, unless a record changed again or its lease was lost meanwhile."""
@@ -124,6 +116,8 @@ class PostgresOutbox:
         parameters = claimed([operation for operation, _ in arrived]) | {
             "target": self._target,
             "etags": [applied.etag for _, applied in arrived],
+            "payload_hashes": [applied.payload_hash for _, applied in arrived],
+            "sent": [applied.is_sent for _, applied in arrived],
             "unanswered": [applied.unanswered for _, applied in arrived],
             "late_seconds": LATE_SECONDS,
         }
@@ -137,7 +131,7 @@ class PostgresOutbox:
             emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
             async with transaction(self._pool) as connection:
                 await connection.execute(
-                    MARK_DIRTY,
+                    SEND_AGAIN,
                     [self._target, operation.source_table, operation.record_key, operation.operation_type],
                 )
 

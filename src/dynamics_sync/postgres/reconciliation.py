@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamics_sync.core.comparison import Finding
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
-from dynamics_sync.postgres.outbox import MARK_DIRTY
+from dynamics_sync.postgres.outbox import SEND_AGAIN
 from dynamics_sync.postgres.reconciliation_turns import KEEP, Turn
 from dynamics_sync.sync.reconciliation import (
     Phase,
@@ -54,6 +54,9 @@ on conflict (target, source_table, record_key) do update
 set kind = excluded.kind, attributes = excluded.attributes, found_in = excluded.found_in,
   found_at = excluded.found_at, repaired_at = null
 """
+
+# Dynamics does not hold what it was believed to hold.
+FORGET_PAYLOAD = "select dynamics_sync.forget_payload(%(target)s, %(source_table)s, %(record_key)s)"
 
 FORGET_OLDER = """
 with older as (
@@ -206,7 +209,7 @@ class PostgresReconciliation:
         for key, kind in due:
             record = [self._target, progress.source_table, key]
             async with transaction(self._pool) as connection:
-                await connection.execute(MARK_DIRTY, [*record, "delete" if kind == "extra" else "upsert"])
+                await connection.execute(SEND_AGAIN, [*record, "delete" if kind == "extra" else "upsert"])
                 await connection.execute(REPAIRED, record)
         if due:
             await self._rows(WAKE_WORKERS, [self._target])
@@ -257,6 +260,7 @@ class PostgresReconciliation:
             await connection.execute(SEE, of | given)
         async with connection.cursor() as cursor:
             await cursor.executemany(FIND, [of | _finding(finding) for finding in findings])
+            await cursor.executemany(FORGET_PAYLOAD, [of | _finding(finding) for finding in findings])
         await connection.execute(SAVE, of)
 
     def _of(self, progress: Progress) -> dict[str, Any]:

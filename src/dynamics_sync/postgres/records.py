@@ -1,9 +1,10 @@
 """The present state of records: many in one query where many are asked for at once."""
 
 import re
+from collections import deque
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import islice
 
 import psycopg
 from psycopg import sql
@@ -15,7 +16,7 @@ from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.postgres.catalogue import POINTS_IN_TIME, TypesOf
 from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import Pool, translated
-from dynamics_sync.sync.ports import Clock
+from dynamics_sync.sync.ports import Clock, Reading
 
 AS_READER = """
 select set_config('role', 'service_role', true), set_config('row_security', 'off', true),
@@ -40,10 +41,7 @@ AHEAD_SECONDS = 1.0
 """How old a row that was read ahead may be: what waits longer for its turn is read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    row: Row | UnsendableError | None
-    read_at: float
+KNOWN_PAYLOADS = "select * from dynamics_sync.known_payloads(%s, %s, %s::text[])"
 
 
 class PostgresRecords:
@@ -57,26 +55,25 @@ class PostgresRecords:
         }
         self._next_keys = {table.source: _next_keys(table, types[table.source]) for table in mapping.tables}
         self._key_types = {table.source: types[table.source][table.key] for table in mapping.tables}
-        self._read_many = Coalescer(self._read_batch)
+        self._read_together = Coalescer(self._read_batches)
         self._clock = clock
-        self._ahead: dict[tuple[int, int], _Reading] = {}
+        self._ahead: dict[tuple[int, int], Reading] = {}
+        self._ahead_at: deque[tuple[float, Sequence[tuple[int, int]]]] = deque()
 
-    async def read(self, operation: SyncOperation) -> Row | None:
-        """The mapped columns of the record's row, or None if there is none.
+    async def read(self, operations: Sequence[SyncOperation]) -> Sequence[Reading]:
+        """How mapped records are now: the mapped columns of each row, or None if there is none.
+
+        An UnsendableError says that its table cannot be read: it is gone, or a column, or service_role's right to read
+        it. Or the record cannot: a value has no form in Python.
 
         Raises:
-            UnsendableError: its table cannot be read: it is gone, or a column, or service_role's right to read it. Or
-                the record cannot: a value has no form in Python.
             DatabaseError: no table can be read for now.
         """
-        ahead = self._ahead.pop(_claimed(operation), None)
-        if ahead is not None and ahead.read_at > self._clock.monotonic() - AHEAD_SECONDS:
-            row = ahead.row
-        else:
-            row = await self._read_many(operation)
-        if isinstance(row, UnsendableError):
-            raise row
-        return row
+        self._forget_what_is_old(self._clock.monotonic())
+        found = [self._ahead.pop(_claimed(operation), None) for operation in operations]
+        missing = [operation for operation, reading in zip(operations, found, strict=True) if reading is None]
+        read = iter(await self._read_together(missing) if missing else ())
+        return [next(read) if reading is None else reading for reading in found]
 
     async def read_ahead(self, operations: Sequence[SyncOperation]) -> None:
         """Read just claimed records at once, each for the one `read` that comes first if it comes soon.
@@ -85,11 +82,16 @@ class PostgresRecords:
         """
         now = self._clock.monotonic()
         mapped = [operation for operation in operations if operation.source_table in self._queries]
-        rows = await self._read_batch(mapped)
-        self._ahead = {
-            known: reading for known, reading in self._ahead.items() if reading.read_at > now - AHEAD_SECONDS
-        }
-        self._ahead |= {_claimed(operation): _Reading(row, now) for operation, row in zip(mapped, rows, strict=True)}
+        readings = await self._read_batch(mapped)
+        self._forget_what_is_old(now)
+        claimed = [_claimed(operation) for operation in mapped]
+        self._ahead |= zip(claimed, readings, strict=True)
+        self._ahead_at.append((now, claimed))
+
+    def _forget_what_is_old(self, now: float) -> None:
+        while self._ahead_at and self._ahead_at[0][0] <= now - AHEAD_SECONDS:
+            for claimed in self._ahead_at.popleft()[1]:
+                self._ahead.pop(claimed, None)
 
     async def read_many(self, source_table: str, keys: Sequence[str]) -> MappingOf[str, Row | UnsendableError]:
         """The rows that are there, by key. Keys may be any texts, also such as the key's column cannot hold.
@@ -98,7 +100,10 @@ class PostgresRecords:
             DatabaseError: no table can be read for now.
         """
         possible = [key for key in keys if is_possible(key, self._key_types[source_table])]
-        return await self._read_table(self._queries_of_any[source_table], source_table, possible) if possible else {}
+        if not possible:
+            return {}
+        readings = await self._read_table(self._queries_of_any[source_table], source_table, possible)
+        return {key: reading.row for key, reading in readings.items() if reading.row is not None}
 
     async def next_keys(self, source_table: str, after: str | None, limit: int) -> list[str]:
         """The next keys of a table, in the order of the key's own type.
@@ -123,37 +128,50 @@ class PostgresRecords:
         except psycopg.Error as error:
             raise translated(error) from None
 
-    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Row | UnsendableError | None]:
-        rows: dict[tuple[str, str], Row | UnsendableError] = {}
+    async def _read_batches(self, batches: Sequence[Sequence[SyncOperation]]) -> Sequence[Sequence[Reading]]:
+        readings = iter(await self._read_batch([operation for batch in batches for operation in batch]))
+        return [list(islice(readings, len(batch))) for batch in batches]
+
+    async def _read_batch(self, operations: Sequence[SyncOperation]) -> Sequence[Reading]:
+        found: dict[str, MappingOf[str, Reading]] = {}
         for source in {operation.source_table for operation in operations}:
             keys = [operation.record_key for operation in operations if operation.source_table == source]
-            for key, row in (await self._read_table(self._queries[source], source, keys)).items():
-                rows[source, key] = row
-        return [rows.get((operation.source_table, operation.record_key)) for operation in operations]
+            found[source] = await self._read_table(self._queries[source], source, keys, operations[0].target)
+        return [found[operation.source_table].get(operation.record_key, _GONE) for operation in operations]
 
     async def _read_table(
-        self, query: sql.Composed, source: str, keys: Sequence[str]
-    ) -> MappingOf[str, Row | UnsendableError]:
+        self, query: sql.Composed, source: str, keys: Sequence[str], target: str | None = None
+    ) -> MappingOf[str, Reading]:
+        """Those that are there, by key; with a target also what that is known to hold of them."""
         try:
-            return await self._select(query, keys)
+            return await self._select(query, source, keys, target)
         except psycopg.DataError:
             # One record, by its key or a value that has no form in Python, must not keep the others from being read.
             if len(keys) == 1:
-                return {keys[0]: UnsendableError("database.unreadable_value", source)}
-            single = [await self._read_table(query, source, [key]) for key in keys]
-            return {key: row for rows in single for key, row in rows.items()}
+                return {keys[0]: Reading(UnsendableError("database.unreadable_value", source))}
+            single = [await self._read_table(query, source, [key], target) for key in keys]
+            return {key: reading for readings in single for key, reading in readings.items()}
         except psycopg.ProgrammingError:
-            return {key: UnsendableError("database.unreadable", source) for key in keys}
+            return {key: Reading(UnsendableError("database.unreadable", source)) for key in keys}
         except psycopg.Error as error:
             raise translated(error) from None
 
-    async def _select(self, query: sql.Composed, keys: Sequence[str]) -> dict[str, Row]:
+    async def _select(
+        self, query: sql.Composed, source: str, keys: Sequence[str], target: str | None
+    ) -> MappingOf[str, Reading]:
         async with self._pool.connection() as connection:
             async with connection.pipeline():  # one transaction, as nothing is asked for before its end
+                if target is not None:
+                    known = await connection.execute(KNOWN_PAYLOADS, [target, source, list(keys)])
                 await connection.execute(AS_READER)
                 cursor = connection.cursor(row_factory=dict_row)
                 await cursor.execute(query, [list(keys)])
-            return {str(row[KEY]): row for row in await cursor.fetchall()}
+            hashes: dict[str, bytes] = dict(await known.fetchall()) if target is not None else {}
+            rows = {str(row[KEY]): row for row in await cursor.fetchall()}
+        return {key: Reading(row, hashes.get(key)) for key, row in rows.items()}
+
+
+_GONE = Reading(None)
 
 
 def _claimed(operation: SyncOperation) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.postgres.audit import Operator, note
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
 from dynamics_sync.postgres.incidents import NUMBER_OF_OPEN
-from dynamics_sync.postgres.outbox import GIVE_BACK, MARK_DIRTY, NOTE_UNANSWERED, claimed, note_attempts
+from dynamics_sync.postgres.outbox import FORGET_PAYLOAD, GIVE_BACK, NOTE_UNANSWERED, SEND_AGAIN, claimed, note_attempts
 from dynamics_sync.sync.ports import Failure
 
 INSERT = """
@@ -167,9 +167,9 @@ class PostgresRetryQueue:
             if operation.claim_id is not None:
                 await connection.execute(GIVE_BACK, claimed([operation]))
                 await note_attempts(connection, operation, failure.failures)
+                await connection.execute(FORGET_PAYLOAD, operation.record)
                 if failure.unanswered:
-                    record = [operation.target, operation.source_table, operation.record_key]
-                    await connection.execute(NOTE_UNANSWERED, [*record, LATE_SECONDS])
+                    await connection.execute(NOTE_UNANSWERED, [*operation.record, LATE_SECONDS])
             incident = await (await connection.execute(NUMBER_OF_OPEN, {"target": operation.target})).fetchone()
             await connection.execute(AS_SERVICE_ROLE)
             cursor = await connection.execute(INSERT, _row(failure) | {"incident_id": incident and incident[0]})
@@ -253,7 +253,7 @@ class PostgresRetryQueue:
         if entry is None:
             return False
         target, source_table, record_key, operation_type = entry
-        await connection.execute(MARK_DIRTY, [target, source_table, record_key, operation_type])
+        await connection.execute(SEND_AGAIN, [target, source_table, record_key, operation_type])
         await connection.execute(FRESH_COUNT, [target, source_table, record_key])
         await connection.execute("select pg_notify('dynamics_sync', %s)", [target])
         return await self._change(connection, REPLAY, entry_id, Operator(actor), "replay")

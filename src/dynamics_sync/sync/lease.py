@@ -1,19 +1,17 @@
 """Leases: no request for a record leaves, or goes on, without the lease that keeps other workers from it (I3)."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from dynamics_sync.core.errors import DynamicsSyncError
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.core.outcome import NothingToSend, NotReady, Outcome, Transient, Unsendable
-from dynamics_sync.sync.ports import Clock, Gateway, Outbox, Request
+from dynamics_sync.core.outcome import NoRequest, NotOurs, NotReady, Outcome, Transient
+from dynamics_sync.sync.events import emit
+from dynamics_sync.sync.one_by_one import as_bulk
+from dynamics_sync.sync.ports import BulkGateway, BulkRequest, Clock, Gateway, Outbox, Prepared
 
 PREPARE_PAUSE_SECONDS = 5.0
 """How long a record is left alone that took too long to get ready."""
-
-
-class LeaseLostError(DynamicsSyncError):
-    """Another worker holds the record now; it is that one's to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,10 @@ class LeaseTimes:
 
 
 class LeasedGateway:
-    """A gateway whose requests never outlast the lease on their record."""
+    """A gateway whose requests never outlast the leases on their records."""
 
-    def __init__(self, gateway: Gateway, outbox: Outbox, clock: Clock, times: LeaseTimes) -> None:
-        self._gateway = gateway
+    def __init__(self, gateway: Gateway | BulkGateway, outbox: Outbox, clock: Clock, times: LeaseTimes) -> None:
+        self._gateway = as_bulk(gateway)
         self._outbox = outbox
         self._clock = clock
         self._times = times
@@ -54,42 +52,62 @@ class LeasedGateway:
         """The record is no longer ours."""
         self._ends.pop(_lease_of(operation), None)
 
-    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
-        """As the gateway's; renews a lease that may not last until the end of the request.
+    def most_together(self, source_table: str) -> int:
+        """As the gateway's."""
+        return self._gateway.most_together(source_table)
 
-        Raises:
-            LeaseLostError: the record belongs to another worker by now.
-        """
-        if not self._lasts(operation, self._times.prepare_seconds + self._times.request_seconds):
-            asked_at = self._clock.monotonic()
-            if not await self._outbox.renew(operation):
-                raise LeaseLostError("The lease ended before the request; another worker sends the record.")
-            self.begin(operation, asked_at)
+    async def prepare(self, operations: Sequence[SyncOperation], *, one_by_one: bool = False) -> Prepared:
+        """As the gateway's; renews leases that may not last until the end of the request."""
+        lost = await self._renew(operations)
+        if lost:
+            kept = [place for place in range(len(operations)) if place not in lost]
+            ours = await self.prepare([operations[place] for place in kept], one_by_one=one_by_one) if kept else None
+            return _among(kept, ours or Prepared(), lost)
         try:
             async with asyncio.timeout(self._times.prepare_seconds):
-                prepared = await self._gateway.prepare(operation)
+                prepared = await self._gateway.prepare(operations, one_by_one=one_by_one)
         except TimeoutError:
-            return NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
-        if isinstance(prepared, NothingToSend | Unsendable | NotReady):
+            slow = NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
+            return Prepared(instead=dict.fromkeys(range(len(operations)), slow))
+        if prepared.request is None:
             return prepared
-        return _LeasedRequest(self, operation, prepared)
+        until = min(self._ends[_lease_of(operations[place])] for place in prepared.places)
+        return replace(prepared, request=_LeasedRequest(self, prepared.request, len(prepared.places), until))
 
-    async def send(self, operation: SyncOperation, request: Request) -> Outcome:
-        """Send what was prepared; LeaseLostError if the lease could end before the answer."""
-        if not self._lasts(operation, self._times.request_seconds):
-            raise LeaseLostError("The lease would not outlast the request, which took too long to get ready.")
+    async def _renew(self, operations: Sequence[SyncOperation]) -> Mapping[int, NoRequest]:
+        """The places of those that belong to another worker by now."""
+        asked_at = self._clock.monotonic()
+        enough = asked_at + self._times.prepare_seconds + self._times.request_seconds
+        due = [operation for operation in operations if self._ends[_lease_of(operation)] < enough]
+        if not due:
+            return {}
+        held = await self._outbox.renew(due)
+        for operation in due:
+            if _lease_of(operation) in held:
+                self.begin(operation, asked_at)
+        late = {_lease_of(operation) for operation in due} - held
+        lost: dict[int, NoRequest] = {}
+        for place, operation in enumerate(operations):
+            if _lease_of(operation) in late:
+                lost[place] = NotOurs()
+                emit(
+                    "lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table
+                )
+        return lost
+
+    async def send(self, request: BulkRequest, count: int, until: float) -> Sequence[Outcome]:
+        """Send what was prepared, unless a lease, which lasts until then, could end before the answer."""
+        if until < self._clock.monotonic() + self._times.request_seconds:
+            return [NotOurs()] * count
         try:
             async with asyncio.timeout(self._times.request_seconds):
                 return await request.send()
         except TimeoutError:
-            return Transient("timeout")
+            return [Transient("timeout")] * count
 
     async def renew_token(self) -> None:
         """As the gateway's."""
         await self._gateway.renew_token()
-
-    def _lasts(self, operation: SyncOperation, seconds: float) -> bool:
-        return self._ends[_lease_of(operation)] >= self._clock.monotonic() + seconds
 
 
 def _lease_of(operation: SyncOperation) -> tuple[int, str | None]:
@@ -97,11 +115,21 @@ def _lease_of(operation: SyncOperation) -> tuple[int, str | None]:
     return operation.outbox_id, operation.claim_id
 
 
+def _among(kept: Sequence[int], prepared: Prepared, lost: Mapping[int, NoRequest]) -> Prepared:
+    """What was prepared for some, with their places among all."""
+    instead = {kept[place]: why for place, why in prepared.instead.items()}
+    return replace(prepared, places=[kept[place] for place in prepared.places], instead=instead | dict(lost))
+
+
 @dataclass(frozen=True, slots=True)
 class _LeasedRequest:
     leases: LeasedGateway
-    operation: SyncOperation
-    request: Request
+    request: BulkRequest
+    count: int
+    until: float
 
-    async def send(self) -> Outcome:
-        return await self.leases.send(self.operation, self.request)
+    async def send(self) -> Sequence[Outcome]:
+        return await self.leases.send(self.request, self.count, self.until)
+
+    def alone(self) -> "_LeasedRequest":
+        return replace(self, request=self.request.alone(), count=1)

@@ -1,13 +1,15 @@
 """What the engine needs from the world. `dynamics`, `portal` and `postgres` provide it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dynamics_sync.core.circuit import Circuit
+from dynamics_sync.core.mapping import UnsendableError
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
-from dynamics_sync.core.outcome import NothingToSend, NotReady, Outcome, Unsendable
+from dynamics_sync.core.outcome import NoRequest, NothingToSend, NotReady, Outcome, Unsendable
 
 
 class Clock(Protocol):
@@ -26,11 +28,21 @@ class Clock(Protocol):
         ...
 
 
-class Records(Protocol):
-    """Where the present state of a record is read."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A record as it is now."""
 
-    async def read(self, operation: SyncOperation) -> Mapping[str, object] | None:
-        """The mapped columns, or None if the record is gone; UnsendableError if its table cannot be read."""
+    row: Mapping[str, object] | UnsendableError | None = field(repr=False)
+    """The mapped columns; None if the record is gone, an error if it cannot be read."""
+    payload_hash: bytes | None = None
+    """A digest of the payload that the target is known to hold; None where that is not certain."""
+
+
+class Records(Protocol):
+    """Where the present state of records is read."""
+
+    async def read(self, operations: Sequence[SyncOperation]) -> Sequence[Reading]:
+        """All of them at once; DatabaseError if no table can be read for now."""
         ...
 
 
@@ -46,12 +58,57 @@ class Request(Protocol):
 
 
 class Gateway(Protocol):
-    """The way to one target: a Dynamics environment, or a portal."""
+    """The way to one target, one record at a time."""
 
     async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
         """Do all that has to be done before the breaker is asked: read the record's present state, have a token.
 
         Raises only where none of the outcomes fits, as when the database is gone.
+        """
+        ...
+
+    async def renew_token(self) -> None:
+        """Forget the access token, so that the next request asks for a new one."""
+        ...
+
+
+class BulkRequest(Protocol):
+    """A request that is ready to leave, for one record or for many."""
+
+    async def send(self) -> Sequence[Outcome]:
+        """Make it, as `Request.send`; what it came to for each of its records."""
+        ...
+
+    def alone(self) -> "BulkRequest":
+        """A request for the first of its records alone, ready to leave: all that a half-open circuit lets through."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What became of records that were to be got ready. Those that it does not name are left for a later request."""
+
+    request: BulkRequest | None = None
+    places: Sequence[int] = ()
+    """Which of them, in what was asked, the request is for."""
+    instead: Mapping[int, NoRequest] = field(default_factory=dict)
+    """Why others need no request, or can have none, by their place."""
+
+
+@runtime_checkable
+class BulkGateway(Protocol):
+    """The way to one target, for many records of one table at a time."""
+
+    def most_together(self, source_table: str) -> int:
+        """How many records of a table one request takes at present."""
+        ...
+
+    async def prepare(self, operations: Sequence[SyncOperation], *, one_by_one: bool = False) -> Prepared:
+        """Get as many of them ready as one request takes, as `Gateway.prepare`; at least one, unless none needs a
+        request.
+
+        Args:
+            one_by_one: each must stand or fall by itself: a request in which all stand or fall together was refused.
         """
         ...
 
@@ -121,8 +178,8 @@ class Outbox(Protocol):
         ran out, a request may have been under way: it is noted as unanswered."""
         ...
 
-    async def renew(self, operation: SyncOperation) -> bool:
-        """Begin the lease anew; False if it has passed to somebody else."""
+    async def renew(self, operations: Sequence[SyncOperation]) -> AbstractSet[tuple[int, str | None]]:
+        """Begin their leases anew; give outbox id and claim of those that have not passed to somebody else."""
         ...
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:

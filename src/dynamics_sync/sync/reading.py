@@ -129,6 +129,10 @@ class Reader(Protocol):
         """The id of the user that we are there."""
         ...
 
+    def has_messages(self, logical_name: str, names: Sequence[str]) -> Question[bool]:
+        """Whether a table has all of these messages."""
+        ...
+
     def lookups(self, logical_name: str) -> Question[Mapping[str, str]]:
         """The property that each lookup of a table reads back as, by navigation property."""
         ...

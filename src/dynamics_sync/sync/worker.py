@@ -1,7 +1,8 @@
 """The worker: claims records, lets the service send them, settles.
 
 Many records are in flight, never two requests for one: a record is claimed under a lease, and right before each
-request the lease is checked to last longer than the request may take (I3).
+request the lease is checked to last longer than the request may take (I3). Where one request takes many records, as
+many go into it as are ready.
 """
 
 import asyncio
@@ -9,14 +10,16 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from dynamics_sync.core.bundle import MOST
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DatabaseError
-from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation
+from dynamics_sync.core.operation import Applied, Deferred, Queued, QueueStatus, SyncOperation, SyncResult
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.events import emit
-from dynamics_sync.sync.lease import LeasedGateway, LeaseLostError
+from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.ports import Outbox
+from dynamics_sync.sync.ready import Ready
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 
 SETTLE_LINGER_SECONDS = 0.04
@@ -37,7 +40,7 @@ class WorkerSettings:
     """How much a worker does at once, and how long it waits."""
 
     concurrency: int = 64
-    """Records being sent at once."""
+    """Requests under way at once, at most."""
     poll_seconds: float = 1.0
     """How soon a change is found without a wake-up."""
     shutdown_seconds: float = 50.0
@@ -46,7 +49,7 @@ class WorkerSettings:
     @property
     def most_held(self) -> int:
         """Records claimed and not yet settled: a slow database keeps memory bounded (I8)."""
-        return 16 * self.concurrency
+        return max(16 * self.concurrency, 4 * MOST)
 
 
 class Worker:
@@ -78,8 +81,9 @@ class Worker:
         self.wake = asyncio.Event()
         self._held = 0
         self._more_room = asyncio.Event()
-        self._ready: asyncio.Queue[SyncOperation | None] = asyncio.Queue()
+        self._ready = Ready(self._most_together)
         self._most_ready = settings.concurrency
+        self._largest = 1
         self._taken = 0
         self._taken_since = 0.0
         self._sending = 0
@@ -134,18 +138,28 @@ class Worker:
         if came_back:
             return min(REST_SECONDS, self._settings.poll_seconds)
         await self._resend_unanswered()
-        claimed_at = self._clock.monotonic()
-        claim = await self._outbox.claim(1 if self._cautious else limit)
-        self._look_ahead()
-        self._breaker.observe(claim.reading, claimed_at)
-        if claim.operations:
-            with contextlib.suppress(DatabaseError):  # then each is read when it is sent
-                await self._read_ahead(claim.operations)
-        for operation in claim.operations:
-            self._held += 1
-            self._leases.begin(operation, claimed_at)
-            self._ready.put_nowait(operation)
-        return 0.0 if claim.operations else self._settings.poll_seconds
+        operations = await self._claim(1 if self._cautious else limit)
+        return 0.0 if operations else self._settings.poll_seconds
+
+    async def _claim(self, limit: int) -> Sequence[SyncOperation]:
+        """Take records from the outbox, and read their rows while they wait for their turn."""
+        operations: Sequence[SyncOperation] = ()
+        self._ready.expect()
+        try:
+            claimed_at = self._clock.monotonic()
+            claim = await self._outbox.claim(limit)
+            operations = claim.operations
+            self._held += len(operations)
+            for operation in operations:
+                self._leases.begin(operation, claimed_at)
+            self._look_ahead()
+            self._breaker.observe(claim.reading, claimed_at)
+            if operations:
+                with contextlib.suppress(DatabaseError):  # then they are read when they are sent
+                    await self._read_ahead(operations)
+        finally:
+            self._ready.put(operations)
+        return operations
 
     async def _resend_unanswered(self) -> None:
         """Now and then."""
@@ -158,36 +172,67 @@ class Worker:
         so that a claim is worth its round trip."""
         if self._cautious:
             return 1 if self._held == 0 else 0
-        if self._ready.qsize() > self._most_ready // 2:
+        if len(self._ready) > self._most_ready // 2:
             return 0
-        return min(self._most_ready - self._ready.qsize(), self._settings.most_held - self._held)
+        return min(self._most_ready - len(self._ready), self._settings.most_held - self._held)
+
+    def _most_together(self, source_table: str) -> int:
+        return 1 if self._cautious else self._leases.most_together(source_table)
 
     def _look_ahead(self) -> None:
-        """After a claim: how many may be ready from now on, by how fast they left since the one before."""
+        """After a claim: how many may be ready from now on, by how fast they left since the one before. Enough for two
+        full requests, so that one can be filled while the other is taken."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        self._most_ready = max(self._settings.concurrency, min(round(leaving), self._settings.most_held))
+        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
+        self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
     async def _send(self) -> None:
-        """One sender: a record at a time, until there is a None."""
-        while (operation := await self._ready.get()) is not None:
+        """One sender: a request at a time, until there are none."""
+        while operations := await self._ready.take():
+            self._largest = self._most_together(operations[0].source_table)
             if self._room():
                 self._more_room.set()
-            self._taken += 1
+            self._taken += len(operations)
             self._sending += 1
-            await self._bring_home(operation)
+            await self._bring_home(operations)
             self._sending -= 1
-            if self._sending == 0 and self._ready.empty():
+            if self._sending == 0 and not self._ready:
                 self._none_on_the_way.set()
 
-    async def _bring_home(self, operation: SyncOperation) -> None:
-        """Sync one record and record the result. Whatever goes wrong here, the outbox still has the change."""
+    async def _bring_home(self, operations: Sequence[SyncOperation]) -> None:
+        """Sync records and record the results. Whatever goes wrong here, the outbox still has the changes."""
+        left = {(operation.outbox_id, operation.claim_id): operation for operation in operations}
         try:
-            match await self._service.sync(operation):
-                case Applied() as applied:
-                    self._settle_soon(operation, applied)
-                    return
+            async with contextlib.aclosing(self._service.sync_many(operations)) as known:
+                async for results in known:
+                    for operation, _ in results:
+                        del left[operation.outbox_id, operation.claim_id]
+                    await self._record(results)
+        except DatabaseError as error:
+            self._drop([*left.values()], error)  # the leases end by themselves
+        except asyncio.CancelledError as error:
+            await self._let_go([*left.values()], error, failed=False)
+            raise
+        except Exception as error:
+            # Counted, so that a record that we cannot handle ends in the queue instead of coming back for ever.
+            await self._let_go([*left.values()], error, failed=True)
+
+    async def _record(self, results: Sequence[tuple[SyncOperation, SyncResult]]) -> None:
+        """What arrived is settled soon, what did not is let go of."""
+        arrived = [(operation, result) for operation, result in results if isinstance(result, Applied)]
+        if arrived:
+            self._settle_soon(arrived)
+        others = [(operation, result) for operation, result in results if not isinstance(result, Applied)]
+        try:
+            await asyncio.gather(*(self._release(operation, result) for operation, result in others))
+        finally:
+            self._drop([operation for operation, _ in others])
+
+    async def _release(self, operation: SyncOperation, result: SyncResult) -> None:
+        try:
+            match result:
                 case Deferred(attempts, _, failures, unanswered):
                     self._cautious = self._came_back = True
                     await _persist(lambda: self._outbox.release(operation, attempts, failures, unanswered))
@@ -195,34 +240,32 @@ class Worker:
                     self._cautious &= status is not QueueStatus.REQUIRES_INVESTIGATION
                     # Where a user's transaction had its row, the outbox still has the record.
                     await _persist(lambda: self._outbox.release(operation, operation.attempts))
-        except LeaseLostError:
-            emit("lease.lost", "warning", certification_id=operation.record_key, source_table=operation.source_table)
         except DatabaseError as error:
             _tell_interrupted(operation, error)  # the lease ends by itself
-        except asyncio.CancelledError as error:
-            await self._let_go(operation, error, operation.attempts)
-            self._drop([operation])
-            raise
-        except Exception as error:
-            # Counted, so that a record that we cannot handle ends in the queue instead of coming back for ever.
-            await self._let_go(operation, error, operation.attempts + 1)
-        self._drop([operation])
 
-    async def _let_go(self, operation: SyncOperation, cause: BaseException, attempts: int) -> None:
-        """Release the lease if the database lets us; otherwise it ends by itself. A request may have been cut off."""
+    async def _let_go(self, operations: Sequence[SyncOperation], cause: BaseException, *, failed: bool) -> None:
+        """Release the leases if the database lets us; otherwise they end by themselves. A request may have been cut
+        off."""
         self._cautious = self._came_back = True
-        _tell_interrupted(operation, cause)
-        with contextlib.suppress(DatabaseError):
-            await self._outbox.release(operation, attempts, unanswered=True)
+        try:
+            with contextlib.suppress(DatabaseError):
+                await asyncio.gather(
+                    *(
+                        self._outbox.release(operation, operation.attempts + failed, unanswered=True)
+                        for operation in operations
+                    )
+                )
+        finally:
+            self._drop(operations, cause)
 
-    def _settle_soon(self, operation: SyncOperation, applied: Applied) -> None:
-        """Settle it together with what arrives in the next moments; at once if nothing will, or while stopping."""
+    def _settle_soon(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
+        """Settle them together with what arrives in the next moments; at once if nothing will, or while stopping."""
         if not self._arrived:
             self._none_on_the_way.clear()
             settlement = asyncio.create_task(self._settle())
             self._settlements.add(settlement)
             settlement.add_done_callback(self._settlements.discard)
-        self._arrived.append((operation, applied))
+        self._arrived += arrived
         if self._cautious:
             self._cautious = False
             self._more_room.set()
@@ -239,22 +282,21 @@ class Worker:
         finally:
             self._drop([operation for operation, _ in arrived])
 
-    def _drop(self, operations: Sequence[SyncOperation]) -> None:
+    def _drop(self, operations: Sequence[SyncOperation], cause: BaseException | None = None) -> None:
         """These are no longer ours."""
         for operation in operations:
             self._leases.end(operation)
+            if cause is not None:
+                _tell_interrupted(operation, cause)
         self._held -= len(operations)
         self._more_room.set()
 
     async def _finish(self, senders: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
-        ready = [self._ready.get_nowait() for _ in range(self._ready.qsize())]
-        unsent = [operation for operation in ready if operation is not None]
+        unsent = self._ready.close()
         with contextlib.suppress(DatabaseError):
             await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in unsent))
         self._drop(unsent)
-        for _ in senders:
-            self._ready.put_nowait(None)
         await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
         for sender in senders:
             sender.cancel()

@@ -26,13 +26,15 @@ create table dynamics_sync.outbox (
 -- Claim order: least tried first, then oldest. Leases are not indexed, so that claiming moves no index entry.
 create index outbox_claim_order on dynamics_sync.outbox (target, attempts, enqueued_at);
 
--- What Dynamics was last known to hold.
+-- What Dynamics was last known to hold. `payload_hash` is a digest of what was written there last; null where something
+-- else may have been written since, by a request of ours of which not all is known, or by somebody there.
 create table dynamics_sync.record_state (
   target text not null,
   source_table text not null,
   record_key text not null,
   applied_version bigint not null,
   etag text,
+  payload_hash bytea,
   applied_at timestamptz not null default clock_timestamp(),
   primary key (target, source_table, record_key)
 ) with (fillfactor = 70);
@@ -157,6 +159,43 @@ as $$
     )
 $$;
 
+-- It is no longer certain what Dynamics holds of a record: whatever is to be sent of it is sent.
+create function dynamics_sync.forget_payload(of_target text, of_table text, of_key text) returns void
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  update dynamics_sync.record_state s set payload_hash = null
+  where (s.target, s.source_table, s.record_key) = (of_target, of_table, of_key) and s.payload_hash is not null
+$$;
+
+-- Mark one record dirty so that it is sent, whatever Dynamics is believed to hold.
+create function dynamics_sync.send_again(of_target text, of_table text, of_key text, of_type text default 'upsert')
+returns void
+language sql
+set search_path = ''
+as $$
+  select dynamics_sync.mark_dirty(of_target, of_table, of_key, of_type);
+  select dynamics_sync.forget_payload(of_target, of_table, of_key)
+$$;
+
+-- What Dynamics is known to hold of these records. One at a time: a join may go through all that was ever sent.
+create function dynamics_sync.known_payloads(of_target text, of_table text, keys text[])
+returns table (record_key text, payload_hash bytea)
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  select given.record_key, known.payload_hash
+  from unnest(keys) as given (record_key)
+  cross join lateral (
+    select s.payload_hash from dynamics_sync.record_state s
+    where (s.target, s.source_table, s.record_key) = (of_target, of_table, given.record_key)
+      and s.payload_hash is not null
+    limit 1
+  ) as known
+$$;
+
 -- A request was never answered: it may take effect for so long.
 create function dynamics_sync.note_unanswered(
   of_target text, of_table text, of_key text, late_seconds double precision
@@ -164,6 +203,7 @@ create function dynamics_sync.note_unanswered(
 language sql
 set search_path = ''
 as $$
+  select dynamics_sync.forget_payload(of_target, of_table, of_key);
   insert into dynamics_sync.unanswered as known (target, source_table, record_key, until)
   values (of_target, of_table, of_key, clock_timestamp() + make_interval(secs => late_seconds))
   on conflict (target, source_table, record_key) do update set until = excluded.until
@@ -193,7 +233,8 @@ $$;
 -- A queue's statistics always lie: it was empty when it was analysed. So the planner is kept to the index's order here,
 -- and below no table is joined: lateral subqueries that lock or have a limit, and `any(array(...))`, are looked up by key
 -- whatever it believes. A join may go through all that waits, for each row.
--- Nobody waits for the disk: a server that crashes may forget the last claims, and their records are claimed once more.
+-- A claim is on the disk before a request leaves under it: what a server that crashes forgets was not sent. Otherwise a
+-- state that nobody remembers may be in Dynamics, and record_state be wrong.
 -- Where a lease ran out, its worker may have died with a request under way.
 -- Plans with a forbidden step look dear enough to be compiled, at each call: hence no JIT.
 create function dynamics_sync.claim(
@@ -212,7 +253,6 @@ set enable_sort = off
 as $$
 #variable_conflict use_column
 begin
-  perform pg_catalog.set_config('synchronous_commit', 'off', true);
   return query
     with due as (
       select o.id, o.lease_owner is not null as was_left, o.source_table, o.record_key
@@ -250,6 +290,25 @@ as $$
   cross join lateral (
     select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id limit 1
   ) as held
+$$;
+
+-- Begin the leases of claimed rows anew; give those that are still ours. What a user's transaction has locked is not.
+create function dynamics_sync.renew(ids bigint[], claims text[], lease_seconds double precision)
+returns table (id bigint, claim_id text)
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  update dynamics_sync.outbox o set lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
+  where o.id = any(array(
+    select held.id
+    from unnest(ids, claims) as given (id, claim_id)
+    cross join lateral (
+      select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id
+      for update skip locked
+    ) as held
+  ))
+  returning o.id, o.lease_owner
 $$;
 
 -- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
@@ -316,30 +375,40 @@ language plpgsql
 set search_path = ''
 set enable_seqscan = off
 as $$
+declare
+  freed record;
 begin
   perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
 
-  with held as (
-    select mine.id, given.attempts
-    from unnest(ids, claims, attempts) as given (id, claim_id, attempts)
-    cross join lateral (
-      select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id
-      for update skip locked
-    ) as mine
-  )
-  update dynamics_sync.outbox o
-  set lease_owner = null, lease_until = null, attempts = (select held.attempts from held where held.id = o.id)
-  where o.id = any(array(select held.id from held));
+  for freed in
+    with held as (
+      select mine.id, given.attempts
+      from unnest(ids, claims, attempts) as given (id, claim_id, attempts)
+      cross join lateral (
+        select o.id from dynamics_sync.outbox o where o.id = given.id and o.lease_owner = given.claim_id
+        for update skip locked
+      ) as mine
+    )
+    update dynamics_sync.outbox o
+    set lease_owner = null, lease_until = null, attempts = (select held.attempts from held where held.id = o.id)
+    where o.id = any(array(select held.id from held))
+    returning o.target, o.source_table, o.record_key
+  loop
+    perform dynamics_sync.forget_payload(freed.target, freed.source_table, freed.record_key);
+  end loop;
 
   return array(select dynamics_sync.still_claimed(ids, claims));
 end
 $$;
 
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
--- are in their newest state. One more outcome: 'lost' passed to somebody else while we sent it.
+-- are in their newest state. One more outcome: 'lost' passed to somebody else while we sent it. What was not sent, as
+-- Dynamics had it already, changes nothing of what is noted.
+-- Rows are given back first: whoever doubts what Dynamics holds has the outbox's row, and either comes before, and the
+-- version is another, or afterwards.
 create function dynamics_sync.settle(
-  of_target text, ids bigint[], versions bigint[], claims text[], etags text[], unanswered boolean[],
-  late_seconds double precision
+  of_target text, ids bigint[], versions bigint[], claims text[], etags text[], payload_hashes bytea[], sent boolean[],
+  unanswered boolean[], late_seconds double precision
 )
 returns table (id bigint, outcome text)
 language plpgsql
@@ -348,48 +417,50 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-  gone bigint[];
-  gone_tables text[];
-  gone_keys text[];
-  changed bigint[];
-  locked bigint[];
+  back_ids bigint[];
+  outcomes text[];
+  tables text[];
+  record_keys text[];
   arrived record;
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  insert into dynamics_sync.record_state as known (target, source_table, record_key, applied_version, etag)
-  select held.target, held.source_table, held.record_key, given.version, given.etag
-  from unnest(ids, versions, claims, etags) as given (id, version, claim_id, etag)
-  cross join lateral (
-    select o.target, o.source_table, o.record_key from dynamics_sync.outbox o
-    where o.id = given.id and o.lease_owner = given.claim_id
-    limit 1
-  ) as held
-  on conflict (target, source_table, record_key) do update
-  set applied_version = excluded.applied_version, etag = excluded.etag, applied_at = excluded.applied_at;
-
   perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
 
-  select
-    array_agg(back.id) filter (where back.outcome = 'gone'),
-    array_agg(back.source_table) filter (where back.outcome = 'gone'),
-    array_agg(back.record_key) filter (where back.outcome = 'gone'),
-    array_agg(back.id) filter (where back.outcome = 'changed'),
-    array_agg(back.id) filter (where back.outcome = 'locked')
-  into gone, gone_tables, gone_keys, changed, locked
+  select array_agg(back.id), array_agg(back.outcome), array_agg(back.source_table), array_agg(back.record_key)
+  into back_ids, outcomes, tables, record_keys
   from dynamics_sync.give_back(ids, versions, claims) as back;
+
+  insert into dynamics_sync.record_state as known
+    (target, source_table, record_key, applied_version, etag, payload_hash)
+  select of_target, back.source_table, back.record_key, given.version, given.etag,
+    case
+      when back.outcome = 'gone' and not exists (
+        select from dynamics_sync.unanswered u
+        where (u.target, u.source_table, u.record_key) = (of_target, back.source_table, back.record_key)
+      )
+      then given.payload_hash
+    end
+  from unnest(back_ids, outcomes, tables, record_keys) as back (id, outcome, source_table, record_key)
+  join unnest(ids, versions, etags, payload_hashes, sent) as given (id, version, etag, payload_hash, sent)
+    on given.id = back.id
+  where back.outcome in ('gone', 'changed') and given.sent
+  on conflict (target, source_table, record_key) do update
+  set applied_version = excluded.applied_version, etag = excluded.etag, payload_hash = excluded.payload_hash,
+    applied_at = excluded.applied_at;
 
   -- The queue belongs to service_role, and row-level security binds even its owner.
   set local role service_role;
   -- By the record, one at a time: for many ids the planner may walk through a whole index that ends in the id.
   for arrived in
-    select given.source_table, given.record_key
-    from unnest(gone_tables, gone_keys) as given (source_table, record_key)
+    select back.source_table, back.record_key
+    from unnest(outcomes, tables, record_keys) as back (outcome, source_table, record_key)
     cross join lateral (
       select from public.dynamics_sync_retry_queue q
-      where (q.target, q.source_table, q.record_key) = (of_target, given.source_table, given.record_key)
+      where (q.target, q.source_table, q.record_key) = (of_target, back.source_table, back.record_key)
         and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying')
       limit 1
     ) as is_queued
+    where back.outcome = 'gone'
   loop
     update public.dynamics_sync_retry_queue q
     set status = case status when 'replaying' then 'replayed' else 'superseded' end, updated_at = clock_timestamp()
@@ -399,14 +470,9 @@ begin
   reset role;
 
   return query
-    select given.id,
-      case
-        when given.id = any(gone) then 'gone'
-        when given.id = any(changed) then 'changed'
-        when given.id = any(locked) then 'locked'
-        else 'lost'
-      end
-    from unnest(ids) as given (id);
+    select given.id, coalesce(back.outcome, 'lost')
+    from unnest(ids) as given (id)
+    left join unnest(back_ids, outcomes) as back (id, outcome) on back.id = given.id;
 end
 $$;
 
@@ -698,6 +764,8 @@ begin
   perform dynamics_sync.mark_dirty(arguments[1], arguments[3], key)
   from dynamics_sync.keys_of(source, arguments[2]) as key;
   get diagnostics marked = row_count;
+  update dynamics_sync.record_state s set payload_hash = null
+  where s.target = arguments[1] and s.source_table = arguments[3] and s.payload_hash is not null;
   perform pg_notify('dynamics_sync', arguments[1]);
   return marked;
 end

@@ -1,0 +1,182 @@
+"""Requests that are ready to leave: for one record, for many as a whole, for many one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import aiohttp
+
+from dynamics_sync.core.mapping import TableMapping
+from dynamics_sync.core.outcome import (
+    Accepted,
+    Mismatch,
+    Outcome,
+    Rejected,
+    TooMuch,
+    Transient,
+    Undecided,
+    classify_bulk,
+    classify_write,
+)
+from dynamics_sync.dynamics import batch
+from dynamics_sync.dynamics.bundling import Bundling, Form
+from dynamics_sync.dynamics.calls import WRITE_HEADERS, Call
+from dynamics_sync.dynamics.web_api import Exchanged, WebApi
+from dynamics_sync.sync.ports import BulkRequest
+from dynamics_sync.transport.answers import connection_error_code
+
+UPSERT_MULTIPLE = "Microsoft.Dynamics.CRM.UpsertMultiple"
+
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What is written of one record."""
+
+    call: Call
+    payload_hash: bytes | None
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRequest:
+    """A request for one record."""
+
+    api: WebApi
+    write: Write
+    token: str = field(repr=False)
+
+    async def send(self) -> Sequence[Outcome]:
+        """Make it, and say what the answer means."""
+        call = self.write.call
+        try:
+            exchanged = await self.api.exchange(
+                call.method,
+                call.address,
+                self.token,
+                body=call.body,
+                headers=call.headers,
+                correlation_id=self.write.correlation_id,
+            )
+        except _NO_ANSWER as error:
+            return (Transient(connection_error_code(error)),)
+        return (_written(call.outcome(exchanged.answer), self.write),)
+
+    def alone(self) -> BulkRequest:
+        """Itself."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BulkUpsert:
+    """`UpsertMultiple`: all of them or none (Microsoft: "Use bulk operation messages")."""
+
+    api: WebApi
+    bundling: Bundling
+    table: TableMapping
+    writes: Sequence[Write]
+    token: str = field(repr=False)
+
+    @staticmethod
+    def takes(call: Call) -> bool:
+        """Whether a call may be a part. An address in which characters are encoded may not: it is not said anywhere
+        whether they are to be encoded in `@odata.id`."""
+        return call.is_upsert and "%" not in call.address
+
+    async def send(self) -> Sequence[Outcome]:
+        """Make it, and say what the answer means for each."""
+        count = len(self.writes)
+        try:
+            exchanged = await self.api.exchange(
+                "POST",
+                f"{self.table.entity_set}/{UPSERT_MULTIPLE}",
+                self.token,
+                body=self._body(),
+                headers=WRITE_HEADERS,
+                correlation_id=str(uuid4()),
+            )
+            outcome, seconds = classify_bulk(exchanged.answer), exchanged.seconds
+        except _NO_ANSWER as error:
+            outcome, seconds = Transient(connection_error_code(error)), 0.0
+        self.bundling.learn(self.table.source, Form.BULK, count, seconds, outcome)
+        if isinstance(outcome, Accepted):
+            return [_written(outcome, write) for write in self.writes]
+        # What answered is not Dynamics: one record tells a person, the others are tried by themselves.
+        return [outcome, *[Undecided() if isinstance(outcome, Mismatch) else outcome] * (count - 1)]
+
+    def alone(self) -> BulkRequest:
+        """The first."""
+        return SingleRequest(self.api, self.writes[0], self.token)
+
+    def _body(self) -> bytes:
+        kind = f'"Microsoft.Dynamics.CRM.{self.table.logical_name}"'
+        targets = (
+            b'%s, "@odata.type": %s, "@odata.id": "%s"}' % ((write.call.body or b"{}")[:-1], kind.encode(), address)
+            for write in self.writes
+            for address in [write.call.address.encode()]
+        )
+        return b'{"Targets": [%s]}' % b", ".join(targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`$batch`: each stands or falls by itself."""
+
+    api: WebApi
+    bundling: Bundling
+    form: Form
+    source: str
+    writes: Sequence[Write]
+    token: str = field(repr=False)
+
+    async def send(self) -> Sequence[Outcome]:
+        """Make it, and say what the answer means for each."""
+        count = len(self.writes)
+        content_type, body = batch.batch_body([write.call for write in self.writes])
+        try:
+            exchanged = await self.api.exchange(
+                "POST",
+                batch.ADDRESS,
+                self.token,
+                body=body,
+                headers=batch.HEADERS | {"Content-Type": content_type},
+                correlation_id=str(uuid4()),
+                read_bytes=batch.MAX_BYTES,
+            )
+        except _NO_ANSWER as error:
+            outcomes: Sequence[Outcome] = [Transient(connection_error_code(error))] * count
+            seconds = 0.0
+        else:
+            outcomes, seconds = self._outcomes(exchanged), exchanged.seconds
+        self.bundling.learn(self.source, self.form, count, seconds, outcomes[-1])
+        return [_written(outcome, write) for outcome, write in zip(outcomes, self.writes, strict=True)]
+
+    def alone(self) -> BulkRequest:
+        """The first."""
+        return SingleRequest(self.api, self.writes[0], self.token)
+
+    def _outcomes(self, exchanged: Exchanged) -> Sequence[Outcome]:
+        answer, count = exchanged.answer, len(self.writes)
+        if answer.status == 200:
+            answers = batch.batch_answers(exchanged.headers, exchanged.body, count, exchanged.at)
+            if answers is not None:
+                return [write.call.outcome(each) for write, each in zip(self.writes, answers, strict=True)]
+            whole: Outcome = Mismatch()
+        else:
+            whole = classify_write(answer)
+        match whole:
+            case Mismatch() if answer.status != 413:
+                # As for a bulk message.
+                return [whole, *[TooMuch()] * (count - 1)]
+            case Rejected() | Mismatch():
+                # Dynamics refuses the batch as such: with few enough records it is none.
+                return [TooMuch()] * count
+            case Transient():
+                return [replace(whole, may_be_written=True)] * count
+        return [whole] * count
+
+
+def _written(outcome: Outcome, write: Write) -> Outcome:
+    """With the digest of what Dynamics accepted."""
+    return replace(outcome, payload_hash=write.payload_hash) if isinstance(outcome, Accepted) else outcome
