@@ -11,10 +11,10 @@ from unittest.mock import patch
 from dynamics_sync.core import circuit as decide
 from dynamics_sync.core.circuit import Admission, Blocked, Circuit, CircuitSettings, CircuitState, Permit
 from dynamics_sync.core.operation import Applied, FailedAttempt, SyncOperation
-from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Transient, Unsendable
+from dynamics_sync.core.outcome import UNANSWERED_CODES, Accepted, Outcome, Transient
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.lease import LeasedGateway
-from dynamics_sync.sync.ports import CircuitReading, Failure
+from dynamics_sync.sync.ports import CircuitReading, Failure, Prepared
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker
 from simulation.machines import ModelGateway, ModelRequest
@@ -142,25 +142,24 @@ def opens_without_notice() -> Patches:
 
 @bug
 def asks_the_breaker_before_it_gets_ready() -> Patches:
-    async def request(self: HLFDynamicsSyncService, run: Any) -> Outcome | Blocked:
+    async def attempt(self: HLFDynamicsSyncService, runs: Any) -> Any:
         verdict = await self._breaker.admit()
         if isinstance(verdict, Blocked):
-            return verdict
+            return [(run, verdict) for run in runs]
+        admit = self._breaker.admit
+        self._breaker.admit = lambda: _given(verdict)  # type: ignore[method-assign]
         try:
-            ready = await self._gateway.prepare(run.operation)
-            if isinstance(ready, NothingToSend | Unsendable | NotReady):
-                await self._breaker.release(verdict)
-                return ready
-            outcome = await ready.send()
-            run.unanswered |= isinstance(outcome, Transient) and not outcome.is_answered
-            await self._report(run, verdict, outcome)
-        except BaseException:
-            await self._breaker.release(verdict)
-            raise
-        return outcome
+            return await tries(self, runs)
+        finally:
+            self._breaker.admit = admit  # type: ignore[method-assign]
 
-    with patch.object(HLFDynamicsSyncService, "_request", request):
+    tries = HLFDynamicsSyncService._try
+    with patch.object(HLFDynamicsSyncService, "_try", attempt):
         yield
+
+
+async def _given(verdict: Permit | Blocked) -> Permit | Blocked:
+    return verdict
 
 
 @bug
@@ -204,12 +203,12 @@ def drops_what_it_cannot_queue() -> Patches:
 
 @bug
 def acknowledges_before_it_writes() -> Patches:
-    original = HLFDynamicsSyncService.sync
+    async def nothing(results: Any) -> None: ...
 
-    async def bring_home(self: Worker, operation: SyncOperation) -> None:
-        await self._outbox.settle([(operation, Applied(1))])
-        await original(self._service, operation)
-        self._drop([operation])
+    async def bring_home(self: Worker, operations: Sequence[SyncOperation]) -> None:
+        await self._outbox.settle([(operation, Applied(1)) for operation in operations])
+        await self._service.sync_many(operations, nothing)
+        self._drop(operations)
 
     with patch.object(Worker, "_bring_home", bring_home):
         yield
@@ -228,7 +227,12 @@ def has_leases_shorter_than_its_requests() -> Patches:
 
 @bug
 def sends_whatever_became_of_its_lease() -> Patches:
-    with patch.object(LeasedGateway, "_lasts", lambda self, operation, seconds: True):
+    original = LeasedGateway.begin
+
+    def begin(self: LeasedGateway, operation: SyncOperation, claimed_at: float) -> None:
+        original(self, operation, claimed_at + 1_000.0)
+
+    with patch.object(LeasedGateway, "begin", begin):
         yield
 
 
@@ -269,12 +273,12 @@ def forgets_requests_of_workers_that_died() -> Patches:
 def reads_the_row_once_for_all_tries() -> Patches:
     original = ModelGateway._read
 
-    async def read(self: Any, keys: Sequence[str]) -> list[int | None]:
+    async def read(self: Any, keys: Sequence[str]) -> list[Any]:
         kept = self.__dict__.setdefault("kept", {})
         for key in keys:
             if key not in kept:
                 (kept[key],) = await original(self, [key])
-        return [kept[key] for key in keys]
+        return [(kept[key][0], None) for key in keys]
 
     with patch.object(ModelGateway, "_read", read):
         yield
@@ -284,9 +288,9 @@ def reads_the_row_once_for_all_tries() -> Patches:
 def takes_a_lost_answer_for_a_success() -> Patches:
     original = ModelRequest.send
 
-    async def send(self: ModelRequest) -> Outcome:
-        outcome = await original(self)
-        return Accepted() if outcome == Transient("connection_reset") else outcome
+    async def send(self: ModelRequest) -> Sequence[Outcome]:
+        outcomes = await original(self)
+        return [Accepted() if outcome == Transient("connection_reset") else outcome for outcome in outcomes]
 
     with patch.object(ModelRequest, "send", send):
         yield
@@ -381,4 +385,101 @@ def gives_a_cancelled_probe_a_verdict() -> Patches:
             await self.record_success(permit)
 
     with patch.object(DynamicsCircuitBreaker, "release", release):
+        yield
+
+
+@bug
+def counts_a_failed_request_once_for_each_record() -> Patches:
+    original = HLFDynamicsSyncService._report
+
+    async def report(self: HLFDynamicsSyncService, permit: Permit, outcomes: Sequence[Outcome]) -> bool:
+        return [await original(self, permit, [outcome]) for outcome in outcomes][-1]
+
+    with patch.object(HLFDynamicsSyncService, "_report", report):
+        yield
+
+
+@bug
+def probes_with_many_records() -> Patches:
+    with patch.object(ModelRequest, "alone", lambda self: self), patch.object(Worker, "_most_together", _as_ever):
+        yield
+
+
+def _as_ever(self: Worker, source_table: str) -> int:
+    return self._leases.most_together(source_table)
+
+
+@bug
+def notes_only_the_first_of_many_unanswered() -> Patches:
+    original = HLFDynamicsSyncService._try
+
+    async def attempt(self: HLFDynamicsSyncService, runs: Any) -> Any:
+        tried = await original(self, runs)
+        for run, _ in tried[1:]:
+            run.unanswered = False
+        return tried
+
+    with patch.object(HLFDynamicsSyncService, "_try", attempt):
+        yield
+
+
+@bug
+def takes_a_batch_that_broke_off_for_one_that_wrote_nothing() -> Patches:
+    def is_answered(self: Transient) -> bool:
+        return self.error_code not in UNANSWERED_CODES
+
+    with patch.object(Transient, "is_answered", property(is_answered)):
+        yield
+
+
+@bug
+def mixes_up_the_records_of_a_batch() -> Patches:
+    original = ModelRequest.outcomes
+
+    def outcomes(self: ModelRequest, said: Any) -> Sequence[Outcome]:
+        return [*reversed(original(self, said))] if isinstance(said, list) else original(self, said)
+
+    with patch.object(ModelRequest, "outcomes", outcomes):
+        yield
+
+
+@bug
+def sends_what_was_refused_together_together_again() -> Patches:
+    original = ModelGateway.prepare
+
+    async def prepare(self: ModelGateway, operations: Any, *, one_by_one: bool = False) -> Prepared:
+        return await original(self, operations)
+
+    with patch.object(ModelGateway, "prepare", prepare):
+        yield
+
+
+@bug
+def believes_what_dynamics_held_before_an_unanswered_request() -> Patches:
+    def note(self: Database, key: str) -> None:
+        self.unanswered[key] = self.clock() + self.late_seconds
+
+    with patch.object(Database, "_note_unanswered", note):
+        yield
+
+
+@bug
+def believes_what_dynamics_holds_whatever_failed() -> Patches:
+    with patch.object(Database, "_forget_payload", lambda self, key: None):
+        yield
+
+
+@bug
+def believes_a_write_that_an_earlier_one_may_overtake() -> Patches:
+    original = Database.settle
+
+    def settle(self: Database, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
+        outcomes = original(self, arrived)
+        for operation, applied in arrived:
+            known = self.record_state.get(operation.record_key)
+            if applied.payload_hash is not None and known is not None:
+                self.record_state[operation.record_key] = (*known[:2], applied.payload_hash)
+        return outcomes
+
+    with patch.object(Database, "settle", settle):
         yield

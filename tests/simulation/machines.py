@@ -4,28 +4,35 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import (
-    NothingToSend,
-    NotReady,
+    Accepted,
+    AlreadyThere,
+    Answer,
+    Mismatch,
+    NoRequest,
     Outcome,
+    TooMuch,
     Transient,
-    Unsendable,
+    classify_bulk,
     classify_removal,
     classify_write,
+    shared_by_batch,
+    shared_by_bulk,
 )
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.lease import LeasedGateway
-from dynamics_sync.sync.ports import Request
+from dynamics_sync.sync.ports import Prepared
 from dynamics_sync.sync.replay import Replay
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from simulation.loop import PROCESS, WORLD, Process
+from simulation.networks import Said, Writes
 from simulation.plan import Action, Kind
 from simulation.stores import EPOCH, ModelCircuitStore, ModelOutbox, ModelRetryQueue
 
@@ -200,36 +207,77 @@ class SimulatedWorker(Machine):
             self.start()
 
 
+_Row: TypeAlias = tuple[int | None, bytes | None]
+"""A row's state, and what Dynamics is known to hold."""
+
+
 class ModelGateway:
-    """`dynamics.gateway` and `postgres.records`: a row is read, and a request made of it."""
+    """`dynamics.gateway` and `postgres.records`: rows are read, and a request made of them."""
 
     def __init__(self, worker: SimulatedWorker) -> None:
         self._worker = worker
-        self._ahead: dict[tuple[int, int], tuple[int | None, float]] = {}
+        self._size = worker.world.plan.bundle
+        self._ahead: dict[tuple[int, int], tuple[_Row, float]] = {}
+
+    def most_together(self, source_table: str) -> int:
+        return self._size
 
     async def read_ahead(self, operations: Sequence[SyncOperation]) -> None:
-        world = self._worker.world
-        read_at = world.loop.time()
-        keys = [operation.record_key for operation in operations]
-        states = await self._read(keys)
-        for operation, state in zip(operations, states, strict=True):
-            self._ahead[operation.outbox_id, operation.version] = state, read_at
+        read_at = self._worker.world.loop.time()
+        rows = await self._read([operation.record_key for operation in operations])
+        for operation, row in zip(operations, rows, strict=True):
+            self._ahead[operation.outbox_id, operation.version] = row, read_at
 
-    async def prepare(self, operation: SyncOperation) -> Request | NothingToSend | Unsendable | NotReady:
-        state, read_at = self._ahead.pop((operation.outbox_id, operation.version), (None, float("-inf")))
-        if read_at <= self._worker.world.loop.time() - self._worker.world.knobs.rows_ahead_seconds:
-            (state,) = await self._read([operation.record_key])
-        return ModelRequest(self._worker, operation, state)
+    async def prepare(self, operations: Sequence[SyncOperation], *, one_by_one: bool = False) -> Prepared:
+        world = self._worker.world
+        fresh = world.loop.time() - world.knobs.rows_ahead_seconds
+        rows: dict[int, _Row] = {}
+        for place, operation in enumerate(operations):
+            row, read_at = self._ahead.pop((operation.outbox_id, operation.version), ((None, None), float("-inf")))
+            if read_at > fresh:
+                rows[place] = row
+        missing = [place for place in range(len(operations)) if place not in rows]
+        if missing:
+            read = await self._read([operations[place].record_key for place in missing])
+            rows |= zip(missing, read, strict=True)
+        instead: dict[int, NoRequest] = {
+            place: AlreadyThere()
+            for place, (state, known) in rows.items()
+            if known is not None and known == _hash(state)
+        }
+        places = sorted(rows.keys() - instead.keys())
+        upserts = [place for place in places if rows[place][0] is not None]
+        if len(upserts) > 1 and not one_by_one:
+            places = upserts
+        else:
+            one_by_one = len(places) > 1
+        places = places[: self._size]
+        if not places:
+            return Prepared(instead=instead)
+        writes = [(operations[place].record_key, rows[place][0]) for place in places]
+        return Prepared(ModelRequest(self._worker, self, writes, one_by_one and len(writes) > 1), places, instead)
+
+    def learn(self, outcome: Outcome, count: int) -> None:
+        """How large requests may be."""
+        too_much = isinstance(outcome, TooMuch)
+        self._size = max(count // 2, 1) if too_much else min(self._size + 1, self._worker.world.plan.bundle)
 
     async def renew_token(self) -> None:
         """There is none."""
 
-    async def _read(self, keys: Sequence[str]) -> list[int | None]:
+    async def _read(self, keys: Sequence[str]) -> list[_Row]:
         world = self._worker.world
-        found: list[int | None] = await world.to_database.send(
-            self._worker, "read rows", None, lambda: [world.promises.committed.get(key) for key in keys]
+        found: list[_Row] = await world.to_database.send(
+            self._worker,
+            "read rows",
+            None,
+            lambda: [(world.promises.committed.get(key), world.database.known_payload(key)) for key in keys],
         )
         return found
+
+
+def _hash(state: int | None) -> bytes | None:
+    return None if state is None else str(state).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +285,41 @@ class ModelRequest:
     """A request that is ready to leave."""
 
     worker: SimulatedWorker
-    operation: SyncOperation
-    state: int | None
+    gateway: ModelGateway
+    writes: Writes
+    one_by_one: bool
 
-    async def send(self) -> Outcome:
-        flight, answer = self.worker.world.to_dynamics.send(self.worker, self.operation.record_key, self.state)
+    async def send(self) -> Sequence[Outcome]:
+        flight, answer = self.worker.world.to_dynamics.send(self.worker, self.writes, one_by_one=self.one_by_one)
         try:
-            said = await answer
+            outcomes = self.outcomes(await answer)
         finally:
             flight.has_ended = True
+        self.gateway.learn(outcomes[-1], len(self.writes))
+        return outcomes
+
+    def outcomes(self, said: Said) -> Sequence[Outcome]:
+        """For each record."""
+        count = len(self.writes)
+        if isinstance(said, list):
+            return [_outcome(write, each) for write, each in zip(self.writes, said, strict=True)]
+        if self.one_by_one:
+            whole = said if isinstance(said, Transient) else classify_bulk(said) if said.status != 200 else Mismatch()
+            return shared_by_batch(whole, count)
         if isinstance(said, Transient):
-            return said
-        return classify_removal(said) if self.state is None else classify_write(said)
+            return [said] * count
+        if count == 1:
+            return [_outcome(self.writes[0], said)]
+        whole = classify_bulk(said)
+        if isinstance(whole, Accepted):
+            return [_outcome(write, said) for write in self.writes]
+        return shared_by_bulk(whole, count)
+
+    def alone(self) -> "ModelRequest":
+        return replace(self, writes=self.writes[:1], one_by_one=False)
+
+
+def _outcome(write: tuple[str, int | None], said: Answer) -> Outcome:
+    state = write[1]
+    outcome = classify_removal(said) if state is None else classify_write(said)
+    return replace(outcome, payload_hash=_hash(state)) if isinstance(outcome, Accepted) else outcome

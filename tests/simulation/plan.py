@@ -57,6 +57,8 @@ class Mood(StrEnum):
     """Does it and cuts the connection."""
     GARBLES = "garbles"
     UNAUTHORIZED = "unauthorized"
+    TOO_MUCH = "too much"
+    """413 to a request for more than one record."""
     CUT_OFF = "cut off"
     """Cannot be reached from one worker."""
     SLOW_INSERTS = "slow inserts"
@@ -66,6 +68,7 @@ class Mood(StrEnum):
 DYNAMICS_MOODS = (
     *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW, Mood.RESETS),
     *(Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
+    Mood.TOO_MUCH,
 )
 DATABASE_MOODS = (
     *(Mood.DOWN, Mood.SLOW, Mood.SLOW, Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.CUT_OFF),
@@ -156,6 +159,11 @@ class Plan:
     skews: tuple[float, ...]
     """How far each worker's wall clock is off, in seconds."""
     actions: tuple[Action, ...] = field(default=())
+
+    @property
+    def bundle(self) -> int:
+        """Records in one request, at most."""
+        return 1 + self.seed % 4
 
     @property
     def is_calm(self) -> bool:

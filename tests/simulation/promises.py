@@ -23,7 +23,7 @@ class Flight:
     """A request under way, as its sender sees it: until it is answered, given up, or its sender is dead. A sender that
     stands still does not prolong it."""
 
-    key: str
+    keys: tuple[str, ...]
     worker: int
     process: Process
     left_at: float
@@ -90,12 +90,17 @@ class Promises:
 
     def leave(self, flight: Flight) -> None:
         """I3, I4, I5, R3, R8: a request leaves; may it?"""
-        key = flight.key
-        self._unneeded[key] += 1
+        key = " ".join(flight.keys)
+        for each in flight.keys:
+            self._unneeded[each] += 1
         now = self._now()
         self._flights = under_way = [flight for flight in self._flights if flight.is_under_way(now)]
-        if any(flight.key == key for flight in under_way):
-            self.violate(f"I3 two requests for {key} at once")
+        if len(set(flight.keys)) < len(flight.keys) or any(
+            not set(each.keys).isdisjoint(flight.keys) for each in under_way
+        ):
+            self.violate(f"I3 two requests for one of {key} at once")
+        if flight.is_probe and len(flight.keys) > 1:
+            self.violate(f"I4 a probe has more than one record: {key}")
         circuit = self._database.circuit
         if circuit.state is CircuitState.HALF_OPEN and under_way:
             self.violate("I4 a request leaves while a probe is under way")

@@ -6,7 +6,7 @@ with whatever lies between a worker and its database as a `Wire`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -75,7 +75,8 @@ class Database:
     queue: dict[str, Entry] = field(default_factory=dict)
     open_entries: dict[str, Entry] = field(default_factory=dict)
     unanswered: dict[str, float] = field(default_factory=dict)
-    record_state: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    record_state: dict[str, tuple[int, str | None, bytes | None]] = field(default_factory=dict)
+    """Version, etag and payload hash of what arrived last."""
     attempts: list[tuple[str, FailedAttempt]] = field(default_factory=list)
     circuit: Circuit = field(default_factory=Circuit)
     locked: set[str] = field(default_factory=set)
@@ -104,6 +105,15 @@ class Database:
             return
         row.version, row.operation_type = self._last_version, operation_type
         row.changed_columns = tuple(sorted({*row.changed_columns, *columns}))
+
+    def send_again(self, key: str, operation_type: OperationType = OperationType.UPSERT) -> None:
+        """Mark it dirty so that it is sent, whatever Dynamics is believed to hold."""
+        self.mark_dirty(key, operation_type)
+        self._forget_payload(key)
+
+    def known_payload(self, key: str) -> bytes | None:
+        """A digest of what Dynamics is known to hold of a record."""
+        return self.record_state[key][2] if key in self.record_state else None
 
     def claim(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
         now = self.clock()
@@ -145,11 +155,12 @@ class Database:
         outcomes = {}
         for operation, applied in arrived:
             key = operation.record_key
-            if self._ours(operation) is not None:
-                self.record_state[key] = (operation.version, applied.etag)
             if applied.unanswered and self._row(operation) is not None:
                 self._note_unanswered(key)
             outcomes[operation.outbox_id] = outcome = self._give_back(operation)
+            if outcome in ("gone", "changed") and applied.is_sent:
+                is_certain = outcome == "gone" and key not in self.unanswered
+                self.record_state[key] = (operation.version, applied.etag, applied.payload_hash if is_certain else None)
             entry = self.open_entries.get(key)
             if outcome == "gone" and entry is not None:
                 replaying = entry.status is QueueStatus.REPLAYING
@@ -167,6 +178,7 @@ class Database:
         if row is None or operation.record_key in self.locked:
             return row is not None
         row.lease_owner, row.attempts = None, attempts
+        self._forget_payload(operation.record_key)
         return False
 
     def add(self, failure: Failure, entry_id: str) -> str:
@@ -176,6 +188,7 @@ class Database:
         if operation.claim_id is not None:
             self._give_back(operation)
             self.attempts += [(key, each) for each in failure.failures]
+            self._forget_payload(key)
             if failure.unanswered:
                 self._note_unanswered(key)
         entry = self.open_entries.get(key)
@@ -190,7 +203,7 @@ class Database:
         entry = self.queue.get(entry_id)
         if entry is None or entry.status not in WAITING_STATUSES:
             return False
-        self.mark_dirty(entry.key, entry.failure.operation.operation_type)
+        self.send_again(entry.key, entry.failure.operation.operation_type)
         self.outbox[entry.key].attempts = 0
         entry.status = QueueStatus.REPLAYING
         return True
@@ -256,6 +269,11 @@ class Database:
 
     def _note_unanswered(self, key: str) -> None:
         self.unanswered[key] = self.clock() + self.late_seconds
+        self._forget_payload(key)
+
+    def _forget_payload(self, key: str) -> None:
+        if key in self.record_state:
+            self.record_state[key] = (*self.record_state[key][:2], None)
 
 
 class Wire(Protocol):
@@ -297,8 +315,12 @@ class ModelOutbox:
 
         return await self._wire("claim", None, transaction)
 
-    async def renew(self, operation: SyncOperation) -> bool:
-        return await self._wire("renew", None, lambda: self._database.renew(operation, self._lease_seconds))
+    async def renew(self, operations: Sequence[SyncOperation]) -> Set[tuple[int, str | None]]:
+        def transaction() -> Set[tuple[int, str | None]]:
+            kept = [each for each in operations if self._database.renew(each, self._lease_seconds)]
+            return {(each.outbox_id, each.claim_id) for each in kept}
+
+        return await self._wire("renew", None, transaction)
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         left = {operation.outbox_id: (operation, applied) for operation, applied in arrived}
@@ -309,7 +331,7 @@ class ModelOutbox:
             for row, outcome in outcomes.items():
                 if outcome == "lost":
                     operation = left[row][0]
-                    await self._mark_dirty(operation.record_key, operation.operation_type)
+                    await self._send_again(operation.record_key, operation.operation_type)
             left = {row: left[row] for row, outcome in outcomes.items() if outcome == "locked"}
             return bool(left)
 
@@ -334,8 +356,8 @@ class ModelOutbox:
     async def resend_unanswered(self) -> None:
         await self._wire("resend", None, self._database.resend_unanswered)
 
-    async def _mark_dirty(self, key: str, operation_type: OperationType) -> None:
-        await self._wire("mark dirty", key, lambda: self._database.mark_dirty(key, operation_type))
+    async def _send_again(self, key: str, operation_type: OperationType) -> None:
+        await self._wire("send again", key, lambda: self._database.send_again(key, operation_type))
 
 
 async def _while_locked(attempt: Callable[[], Awaitable[bool]]) -> None:

@@ -46,6 +46,8 @@ class World:
         """Commands that are running."""
         self.violations: list[str] = []
         self._tell = tell
+        self.earlier: dict[str, list[int]] = {}
+        """States that each record had: some come again."""
         self._names = 0
         self._state = 0
         self._is_past = False
@@ -130,7 +132,12 @@ class World:
     def commit(self, action: Action) -> None:
         """A user's transaction commits, and with it the trigger's row."""
         self._state += 1
+        earlier = self.earlier.setdefault(action.key, [])
         state = None if action.kind is Kind.DELETE else self._state
+        if state is not None and earlier and self.random.random() < 0.4:
+            state = self.random.choice(earlier)
+        elif state is not None:
+            earlier.append(state)
         self.promises.commit(action.key, state)
         self.database.mark_dirty(action.key)
         self.note("user", f"{action.key} is {state}")

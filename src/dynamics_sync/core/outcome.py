@@ -3,7 +3,8 @@
 Sources: Microsoft's pages "Compose HTTP requests and handle errors" and "Service protection API limits".
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 DEFAULT_PAUSE_SECONDS = 5.0
 """How long the target is left alone when Dynamics asks for patience without saying how long."""
@@ -199,6 +200,25 @@ def classify_bulk(answer: Answer) -> Outcome:
         return TooMuch()
     outcome = classify_write(answer)
     return Undecided() if isinstance(outcome, Rejected | Conflict) else outcome
+
+
+def shared_by_bulk(outcome: Outcome, count: int) -> Sequence[Outcome]:
+    """What the outcome of an upsert of many records means for each. If what answered is not Dynamics, one record tells
+    a person, and the others are tried by themselves."""
+    others = Undecided() if isinstance(outcome, Mismatch) else outcome
+    return [outcome, *[others] * (count - 1)]
+
+
+def shared_by_batch(outcome: Outcome, count: int) -> Sequence[Outcome]:
+    """What the failure of a batch as a whole means for each of its records: with few enough records it is none."""
+    match outcome:
+        case Mismatch():
+            return [outcome, *[TooMuch()] * (count - 1)]
+        case Undecided() | TooMuch():
+            return [TooMuch()] * count
+        case Transient():
+            return [replace(outcome, may_be_written=True)] * count
+    return [outcome] * count
 
 
 def classify_removal(answer: Answer) -> Outcome:

@@ -11,12 +11,10 @@ from dynamics_sync.core.outcome import (
     Accepted,
     Mismatch,
     Outcome,
-    Rejected,
-    TooMuch,
     Transient,
-    Undecided,
     classify_bulk,
-    classify_write,
+    shared_by_batch,
+    shared_by_bulk,
 )
 from dynamics_sync.dynamics import batch
 from dynamics_sync.dynamics.bundling import Bundling, Form
@@ -102,8 +100,7 @@ class BulkUpsert:
         self.bundling.learn(self.table.source, Form.BULK, count, seconds, outcome)
         if isinstance(outcome, Accepted):
             return [_written(outcome, write) for write in self.writes]
-        # What answered is not Dynamics: one record tells a person, the others are tried by themselves.
-        return [outcome, *[Undecided() if isinstance(outcome, Mismatch) else outcome] * (count - 1)]
+        return shared_by_bulk(outcome, count)
 
     def alone(self) -> BulkRequest:
         """The first."""
@@ -145,7 +142,7 @@ class Batch:
                 read_bytes=batch.MAX_BYTES,
             )
         except _NO_ANSWER as error:
-            outcomes: Sequence[Outcome] = [Transient(connection_error_code(error))] * count
+            outcomes = shared_by_batch(Transient(connection_error_code(error)), count)
             seconds = 0.0
         else:
             outcomes, seconds = self._outcomes(exchanged), exchanged.seconds
@@ -157,24 +154,13 @@ class Batch:
         return SingleRequest(self.api, self.writes[0], self.token)
 
     def _outcomes(self, exchanged: Exchanged) -> Sequence[Outcome]:
-        answer, count = exchanged.answer, len(self.writes)
-        if answer.status == 200:
-            answers = batch.batch_answers(exchanged.headers, exchanged.body, count, exchanged.at)
-            if answers is not None:
-                return [write.call.outcome(each) for write, each in zip(self.writes, answers, strict=True)]
-            whole: Outcome = Mismatch()
-        else:
-            whole = classify_write(answer)
-        match whole:
-            case Mismatch() if answer.status != 413:
-                # As for a bulk message.
-                return [whole, *[TooMuch()] * (count - 1)]
-            case Rejected() | Mismatch():
-                # Dynamics refuses the batch as such: with few enough records it is none.
-                return [TooMuch()] * count
-            case Transient():
-                return [replace(whole, may_be_written=True)] * count
-        return [whole] * count
+        count = len(self.writes)
+        if exchanged.answer.status != 200:
+            return shared_by_batch(classify_bulk(exchanged.answer), count)
+        answers = batch.batch_answers(exchanged.headers, exchanged.body, count, exchanged.at)
+        if answers is None:
+            return shared_by_batch(Mismatch(), count)
+        return [write.call.outcome(answer) for write, answer in zip(self.writes, answers, strict=True)]
 
 
 def _written(outcome: Outcome, write: Write) -> Outcome:

@@ -4,8 +4,7 @@ The retry loop stands outside the breaker: it decides whether to try again, the 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -126,19 +125,22 @@ class HLFDynamicsSyncService:
             Exception: whatever kept the gateway from making a request. A lost database raises DatabaseError only where
                 no outbox holds the operation.
         """
-        async with aclosing(self.sync_many([operation])) as results:
-            async for ((_, result),) in results:
-                return result
-        raise AssertionError("every operation has a result")
+        known: list[SyncResult] = []
 
-    async def sync_many(self, operations: Sequence[SyncOperation]) -> AsyncGenerator[Results, None]:
+        async def note(results: Results) -> None:
+            known.extend(result for _, result in results)
+
+        await self.sync_many([operation], note)
+        return known[0]
+
+    async def sync_many(self, operations: Sequence[SyncOperation], tell: Callable[[Results], Awaitable[None]]) -> None:
         """Bring many records of one table up to date in Dynamics, with as few requests as the gateway needs.
 
         What is counted is counted for each record by itself. For the circuit a request is one, however many records
         are in it.
 
-        Yields:
-            What became of some of them, as soon as it is known; each operation comes once.
+        Args:
+            tell: what became of some of them, as soon as it is known; each operation is told of once.
 
         Raises:
             As `sync`; those without a result are as they were.
@@ -153,7 +155,7 @@ class HLFDynamicsSyncService:
                 results = [self._over(run, self._defer(run, self._clock.now())) for run in runs]
             runs = [run for run in runs if not run.is_over]
             if results:
-                yield results
+                await tell(results)
 
     async def _step(self, runs: Sequence[_Run]) -> Results:
         """Give up what has spent its tries; or else wait until another one makes sense, and make it."""

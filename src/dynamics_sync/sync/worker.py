@@ -20,7 +20,7 @@ from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.ports import Outbox
 from dynamics_sync.sync.ready import Ready
-from dynamics_sync.sync.service import HLFDynamicsSyncService
+from dynamics_sync.sync.service import HLFDynamicsSyncService, Results
 
 SETTLE_LINGER_SECONDS = 0.04
 """How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
@@ -204,12 +204,14 @@ class Worker:
     async def _bring_home(self, operations: Sequence[SyncOperation]) -> None:
         """Sync records and record the results. Whatever goes wrong here, the outbox still has the changes."""
         left = {(operation.outbox_id, operation.claim_id): operation for operation in operations}
+
+        async def record(results: Results) -> None:
+            for operation, _ in results:
+                del left[operation.outbox_id, operation.claim_id]
+            await self._record(results)
+
         try:
-            async with contextlib.aclosing(self._service.sync_many(operations)) as known:
-                async for results in known:
-                    for operation, _ in results:
-                        del left[operation.outbox_id, operation.claim_id]
-                    await self._record(results)
+            await self._service.sync_many(operations, record)
         except DatabaseError as error:
             self._drop([*left.values()], error)  # the leases end by themselves
         except asyncio.CancelledError as error:
@@ -219,7 +221,7 @@ class Worker:
             # Counted, so that a record that we cannot handle ends in the queue instead of coming back for ever.
             await self._let_go([*left.values()], error, failed=True)
 
-    async def _record(self, results: Sequence[tuple[SyncOperation, SyncResult]]) -> None:
+    async def _record(self, results: Results) -> None:
         """What arrived is settled soon, what did not is let go of."""
         arrived = [(operation, result) for operation, result in results if isinstance(result, Applied)]
         if arrived:
