@@ -223,10 +223,12 @@ class HLFDynamicsSyncService:
             await self._breaker.pause(longest.retry_after_seconds)
             await self._breaker.release(permit)
             return False
-        if any(isinstance(outcome, IsWell) for outcome in outcomes):
+        # Beside a failure, those that are merely to be tried in another way say nothing of Dynamics.
+        telling = [outcome for outcome in outcomes if not isinstance(outcome, Undecided | TooMuch)] or outcomes
+        if any(isinstance(outcome, IsWell) for outcome in telling):
             await self._breaker.record_success(permit)
             return False
-        for outcome in outcomes:
+        for outcome in telling:
             if isinstance(outcome, Transient | Mismatch):
                 state = await self._breaker.record_failure(permit, outcome.error_code)
                 if isinstance(outcome, Transient) and outcome.retry_after_seconds:
