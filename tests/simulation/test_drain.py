@@ -47,10 +47,10 @@ def test_in_bulk_the_time_that_dynamics_works_is_the_limit() -> None:
 
 
 def test_where_dynamics_recommends_more_than_the_limits_allow_they_still_hold() -> None:
-    limits = Limits(execution_seconds=120.0, dop_hint=16)
-    drained = drain(60_000, together=500, workers=2, limits=limits)
+    limits = Limits(dop_hint=16)
+    drained = drain(1_500_000, together=1000, workers=2, limits=limits)
     assert drained.queued == 0
     assert drained.most_refused(limits.window_seconds) <= 1
-    work_seconds = drained.requests * (0.06 + 0.004 * 500) * 1.15
+    work_seconds = drained.requests * (0.06 + 0.004 * 1000) * 1.15
     windows = work_seconds / limits.execution_seconds - 1
     assert windows * limits.window_seconds / drained.seconds >= 0.9

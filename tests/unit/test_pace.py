@@ -106,7 +106,7 @@ def test_whatever_is_heard_there_is_one_place_at_least_and_each_change_has_a_rev
     ("left", "per_second"), [(6000, math.inf), (3001, math.inf), (1500, 100.0), (300, 20.0), (30, 2.0)]
 )
 def test_the_less_is_left_of_a_limit_the_more_slowly_it_is_used(left: float, per_second: float) -> None:
-    assert Allowance(left, 6000).rate == pytest.approx(per_second)
+    assert Allowance(left, 6000).rate() == pytest.approx(per_second)
 
 
 def test_the_limit_is_the_most_that_was_ever_left() -> None:
@@ -117,14 +117,25 @@ def test_the_limit_is_the_most_that_was_ever_left() -> None:
 
 
 def test_workers_share_what_is_left() -> None:
-    assert gap_seconds(Allowance(300, 6000), None, 1.0, workers=3) == pytest.approx(3 / 20)
-    assert gap_seconds(None, Allowance(60, 1200), 2.0, workers=1) == pytest.approx(0.5)
-    assert gap_seconds(None, None, 2.0, workers=1) == 0.0
+    assert gap_seconds(Allowance(300, 6000), None, 1.0, under_way=0, part=1 / 3) == pytest.approx(3 / 20)
+    assert gap_seconds(None, Allowance(60, 1200), 2.0, under_way=0, part=1) == pytest.approx(0.5)
+    assert gap_seconds(None, None, 2.0, under_way=0, part=1) == 0.0
+
+
+def test_what_is_under_way_counts_as_used() -> None:
+    assert gap_seconds(None, Allowance(240, 1200), 5.0, under_way=36, part=1) == pytest.approx(5 / 4)
+    assert gap_seconds(None, Allowance(240, 1200), 5.0, under_way=48, part=1) == MOST_GAP_SECONDS
+
+
+def test_of_a_limit_that_is_all_but_spent_one_percent_is_left() -> None:
+    assert not Allowance(60, 6000).is_spent
+    assert Allowance(59, 6000).is_spent
+    assert not Allowance(0, 0).is_spent
 
 
 def test_nobody_waits_longer_for_what_headers_say() -> None:
     """Only a 429 says that nothing is left."""
-    assert gap_seconds(Allowance(0, 6000), None, 1.0, workers=9) == MOST_GAP_SECONDS
+    assert gap_seconds(Allowance(0, 6000), None, 1.0, under_way=0, part=1) == MOST_GAP_SECONDS
 
 
 def test_latency_rises_against_what_it_usually_is() -> None:

@@ -29,7 +29,10 @@ AMPLE_SHARE = 0.5
 SCARCE_SHARE = 0.05
 """With this share left, they leave as fast as the limit comes back."""
 
-MOST_GAP_SECONDS = 5.0
+SPENT_SHARE = 0.01
+"""With less than this share left, one request at a time finds out whether more may follow."""
+
+MOST_GAP_SECONDS = 120.0
 """No worker waits longer than this for the next request to leave. What headers say is for debugging, Microsoft says;
 the limit itself, a 429, is what decides."""
 
@@ -123,24 +126,43 @@ class Allowance:
             return known
         return cls(left, max(left, known.limit if known is not None else 0.0))
 
+    def forgotten(self) -> "Allowance":
+        """After a 429, which says when to go on: what is left is not known until the next answer."""
+        return Allowance(self.limit, self.limit)
+
     @property
-    def rate(self) -> float:
-        """How much of it may be used in a second, by all workers together."""
-        share = self.left / self.limit if self.limit > 0 else 0.0
-        if share > AMPLE_SHARE:
+    def is_spent(self) -> bool:
+        return self.left < self.limit * SPENT_SHARE
+
+    def rate(self, under_way: float = 0.0) -> float:
+        """How much of it may be used in a second, by all workers together.
+
+        Args:
+            under_way: how much will be used by what is not answered yet.
+        """
+        left = max(self.left - under_way, 0.0)
+        if left > self.limit * AMPLE_SHARE:
             return math.inf
-        return self.limit / WINDOW_SECONDS * share / SCARCE_SHARE
+        return left / (WINDOW_SECONDS * SCARCE_SHARE)
 
-    def gap_seconds(self, cost: float) -> float:
-        """How long after something that uses so much of it the next one may follow."""
-        return cost / self.rate if self.left > 0 else math.inf
+    def gap_seconds(self, cost: float, under_way: float) -> float:
+        """How long after something that uses so much of it the next one may follow, where several are under way."""
+        rate = self.rate(cost * under_way)
+        return cost / rate if rate > 0 else math.inf
 
 
-def gap_seconds(requests: Allowance | None, execution: Allowance | None, request_seconds: float, workers: int) -> float:
-    """How long after one request a worker's next one may leave."""
-    of_requests = requests.gap_seconds(1.0) if requests is not None else 0.0
-    of_execution = execution.gap_seconds(request_seconds) if execution is not None else 0.0
-    return min(workers * max(of_requests, of_execution), MOST_GAP_SECONDS)
+def gap_seconds(
+    requests: Allowance | None, execution: Allowance | None, request_seconds: float, under_way: float, part: float
+) -> float:
+    """How long after one request the next one of a worker may leave.
+
+    Args:
+        under_way: requests that are not answered yet, of all workers together.
+        part: the worker's part of what all do.
+    """
+    of_requests = requests.gap_seconds(1.0, under_way) if requests is not None else 0.0
+    of_execution = execution.gap_seconds(request_seconds, under_way) if execution is not None else 0.0
+    return min(max(of_requests, of_execution) / part, MOST_GAP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import IsWell, Outcome, Throttled, Transient
 from dynamics_sync.core.pace import (
+    START,
     Allowance,
     Hints,
     Latency,
@@ -27,7 +28,10 @@ from dynamics_sync.sync.clock import StoppableClock, StoppedError
 from dynamics_sync.sync.ports import BulkGateway, BulkRequest, PaceStore, Prepared
 
 LOOK_SECONDS = 0.1
-"""How often a worker that sends looks at the pace."""
+"""How often a worker that sends looks at the pace; less often where its requests leave less often."""
+
+MOST_LOOK_SECONDS = 1.0
+"""After so long it does in any case: others may have found out something."""
 
 _CUT_OFF = (Transient("timeout"),)
 
@@ -45,7 +49,7 @@ class Pacer:
         self._most = most
         self._worker = worker
         self._share = 1
-        self._workers = 1
+        self._part = 1.0
         self._parallelism: int | None = None
         self._requests: Allowance | None = None
         self._execution: Allowance | None = None
@@ -68,15 +72,16 @@ class Pacer:
     async def enter(self) -> None:
         """Wait for a place among the requests that may be under way, and until the next one may leave; or until the
         worker stops. For one caller at a time."""
-        while self._entered >= self._share and not self._closed:
-            self._is_waiting = True
-            self._is_busy.set()
-            self._more_room.clear()
-            await self._more_room.wait()
-        self._is_waiting = False
         with contextlib.suppress(StoppedError):
-            while (wait_seconds := self._entered_at + self._gap_seconds() - self._clock.monotonic()) > 0:
-                await self._clock.sleep(min(wait_seconds, LOOK_SECONDS))
+            while (wait_seconds := self._wait_seconds()) > 0 and not self._closed:
+                self._is_waiting = True
+                self._is_busy.set()
+                if wait_seconds < math.inf:
+                    await self._clock.sleep(min(wait_seconds, MOST_LOOK_SECONDS))
+                else:
+                    self._more_room.clear()
+                    await self._more_room.wait()
+        self._is_waiting = False
         self._entered += 1
         self._entered_at = self._clock.monotonic()
 
@@ -111,11 +116,15 @@ class Pacer:
         is_well = any(isinstance(outcome, IsWell) for outcome in outcomes)
         if is_well:
             self._latencies[kind] = Latency.after(self._latencies.get(kind), seconds)
+        throttled = any(isinstance(outcome, Throttled) for outcome in outcomes)
+        if throttled:
+            self._requests = self._requests and self._requests.forgotten()
+            self._execution = self._execution and self._execution.forgotten()
         signals = self._signals
         self._signals = replace(
             signals,
             failed=signals.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
-            throttled=signals.throttled or any(isinstance(outcome, Throttled) for outcome in outcomes),
+            throttled=signals.throttled or throttled,
             slow=signals.slow or (is_well and self._latencies[kind].is_rising),
         )
 
@@ -128,7 +137,7 @@ class Pacer:
                     self._is_busy.clear()
                 with contextlib.suppress(DatabaseError):
                     await self._look()
-                await self._clock.sleep(LOOK_SECONDS)
+                await self._clock.sleep(max(LOOK_SECONDS, min(self._gap_seconds(), MOST_LOOK_SECONDS)))
 
     async def _look(self) -> None:
         """Say what was heard, and read what this worker's part is."""
@@ -142,18 +151,28 @@ class Pacer:
             pace = adjusted(known, signals, self._most_of_all(reading.workers), reading.now)
         if pace != known and not await self._store.compare_and_set(known, pace):
             pace = known  # another worker was faster: what goes on will be heard again
-        self._workers = reading.workers
-        part = pace.concurrency // reading.workers + (reading.rank < pace.concurrency % reading.workers)
+        share = pace.concurrency // reading.workers + (reading.rank < pace.concurrency % reading.workers)
         # Whoever has nothing to send may send one thing without having looked.
-        self._share = min(part, self._most) if self._is_busy.is_set() else max(part, 1)
+        self._share = min(share, self._most) if self._is_busy.is_set() else max(share, 1)
+        self._part = max(share, 1) / pace.concurrency
         self._more_room.set()
 
     def _most_of_all(self, workers: int) -> int:
+        spent = any(allowance is not None and allowance.is_spent for allowance in (self._requests, self._execution))
+        if spent and self._share > 0:  # who may not send knows only what was left once
+            return START
         usable = self._most * workers
         return usable if self._parallelism is None else min(self._parallelism, usable)
 
+    def _wait_seconds(self) -> float:
+        """Until the next request may leave; infinite until a place is free."""
+        if self._entered >= self._share:
+            return math.inf
+        return self._entered_at + self._gap_seconds() - self._clock.monotonic()
+
     def _gap_seconds(self) -> float:
-        return gap_seconds(self._requests, self._execution, self._request_seconds, self._workers)
+        under_way = self._under_way / self._part
+        return gap_seconds(self._requests, self._execution, self._request_seconds, under_way, self._part)
 
 
 class PacedGateway:

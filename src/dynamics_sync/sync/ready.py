@@ -37,6 +37,20 @@ class Ready:
         self._more_comes = False
         self._changed.set()
 
+    def waiting(self) -> Sequence[SyncOperation]:
+        """All of them."""
+        return [operation for waiting in self._tables.values() for operation in waiting]
+
+    def remove(self, operations: Sequence[SyncOperation]) -> None:
+        """Without these."""
+        gone = {id(operation) for operation in operations}
+        kept = {
+            table: deque(operation for operation in waiting if id(operation) not in gone)
+            for table, waiting in self._tables.items()
+        }
+        self._tables = {table: waiting for table, waiting in kept.items() if waiting}
+        self._count = sum(map(len, self._tables.values()))
+
     async def filled(self) -> bool:
         """Wait until there is something to take; False once it is closed."""
         while self._next_table() is None and not self._closed:
@@ -59,7 +73,7 @@ class Ready:
     def close(self) -> Sequence[SyncOperation]:
         """Let nothing more be taken; give what is left."""
         self._closed = True
-        left = [operation for waiting in self._tables.values() for operation in waiting]
+        left = self.waiting()
         self._tables, self._count = {}, 0
         self._changed.set()
         return left

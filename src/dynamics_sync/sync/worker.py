@@ -32,6 +32,9 @@ READY_SECONDS = 0.2
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
 
+KEEP_SECONDS = 5.0
+"""How often a worker looks whether its leases last."""
+
 RESEND_SECONDS = 5.0
 """How often a worker looks whether unanswered requests are over."""
 
@@ -96,6 +99,7 @@ class Worker:
         self._cautious = True
         self._came_back = False
         self._resend_at = 0.0
+        self._keep_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -127,6 +131,7 @@ class Worker:
 
     async def _step(self) -> float:
         """Claim what may be sent now; give the seconds to rest before the next look."""
+        await self._keep_leases()
         if (limit := self._room()) == 0:
             self._more_room.clear()
             await self._clock.sleep_or(self._more_room, self._settings.poll_seconds)
@@ -143,6 +148,17 @@ class Worker:
         await self._resend_unanswered()
         operations = await self._claim(1 if self._cautious else limit)
         return 0.0 if operations else self._settings.poll_seconds
+
+    async def _keep_leases(self) -> None:
+        """Now and then, of records that wait for their turn: where requests leave slowly, they would not last."""
+        if self._clock.monotonic() < self._keep_at:
+            return
+        self._keep_at = self._clock.monotonic() + KEEP_SECONDS
+        waiting = self._ready.waiting()
+        if lost := await self._leases.keep(waiting):
+            gone = [each for each in waiting if (each.outbox_id, each.claim_id) in lost]
+            self._ready.remove(gone)
+            self._drop(gone)
 
     async def _claim(self, limit: int) -> Sequence[SyncOperation]:
         """Take records from the outbox, and read their rows while they wait for their turn."""
