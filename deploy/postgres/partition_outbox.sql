@@ -11,9 +11,9 @@
 do $do$
 #variable_conflict use_variable
 declare
-  outbox constant regclass := 'dynamics_sync.outbox';
-  is_partitioned constant boolean := (select relkind = 'p' from pg_class where oid = outbox);
-  owner_name constant name := (select relowner::regrole::name from pg_class where oid = outbox);
+  outbox regclass;
+  is_partitioned boolean;
+  owner_name name;
   targets text[];
   storage text;
   next_id bigint;
@@ -21,6 +21,17 @@ declare
   part text;
 begin
   perform set_config('search_path', 'pg_catalog, pg_temp', true);
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'partition_outbox: run this in a transaction of its own, which is read committed'
+      using hint = 'Another one does not see what was committed while this waited for its lock.';
+  end if;
+
+  -- A user's transaction that is still open holds everybody up behind us: rather try again later.
+  set local lock_timeout = '5s';
+  lock table dynamics_sync.outbox in access exclusive mode;
+  outbox := 'dynamics_sync.outbox';
+
+  select relkind = 'p', relowner::regrole::name into is_partitioned, owner_name from pg_class where oid = outbox;
   if current_user <> owner_name then
     raise exception 'partition_outbox: the outbox belongs to %, who must run this', owner_name;
   end if;
@@ -31,12 +42,14 @@ begin
       using hint = 'Drop it first, and make it again afterwards.';
   end if;
 
-  -- A user's transaction that is still open holds everybody up behind us: rather try again later.
-  set local lock_timeout = '5s';
-  lock table dynamics_sync.outbox in access exclusive mode;
-
+  -- Those that wait, those that were in trouble, and those that tables are watched for.
   targets := array(
-    select target from dynamics_sync.outbox union select target from dynamics_sync.circuit order by target
+    select target from dynamics_sync.outbox
+    union select target from dynamics_sync.circuit
+    union select split_part(encode(t.tgargs, 'escape'), '\000', 1)
+    from pg_trigger t join pg_proc f on f.oid = t.tgfoid
+    where f.pronamespace = 'dynamics_sync'::regnamespace and t.tgnargs > 0
+    order by target
   );
   if is_partitioned
     and not exists (select from unnest(targets) as target where to_regclass('dynamics_sync.outbox_of_' || target) is null)

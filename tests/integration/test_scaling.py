@@ -87,11 +87,16 @@ def test_run_again_it_changes_nothing(owner: Connection) -> None:
 def test_a_target_that_comes_later_is_kept_and_has_its_partition_at_the_next_run(owner: Connection) -> None:
     owner.execute(PARTITION)
     owner.execute(FILL)
-    assert owner.execute(WHERE).fetchall() == [("dynamics_sync.outbox_rest", 60)]
+    assert owner.execute(WHERE).fetchall() == [
+        ("dynamics_sync.outbox_of_dynamics", 20),
+        ("dynamics_sync.outbox_rest", 40),
+    ]
     before = owner.execute(OUTBOX).fetchall()
     owner.execute(PARTITION)
     assert owner.execute(OUTBOX).fetchall() == before
-    assert ("dynamics_sync.outbox_rest", 60) not in owner.execute(WHERE).fetchall()
+    assert owner.execute(WHERE).fetchall() == [
+        (f"dynamics_sync.outbox_of_{target}", 20) for target in ("dynamics", "other", "portal")
+    ]
 
 
 @pytest.mark.every_postgres
@@ -129,12 +134,47 @@ def described(owner: Connection) -> list[str]:
     return sorted(str(row[0]) for row in owner.execute(parts.encode()))
 
 
+@pytest.mark.every_postgres
+def test_claiming_and_releasing_cost_no_more_however_many_wait(owner: Connection) -> None:
+    owner.execute("insert into dynamics_sync.circuit (target) values ('dynamics'), ('portal')")
+    owner.execute(PARTITION)
+    owner.execute("vacuum (analyze) dynamics_sync.outbox")
+    of_few, of_many = (blocks(owner, waiting) for waiting in (100, 20_000))
+    assert of_many < 2 * of_few
+
+
+def blocks(owner: Connection, waiting: int) -> int:
+    """Blocks of 8 kB that are touched to claim and release four records, while so many wait for each target."""
+    owner.execute(
+        "insert into dynamics_sync.outbox (target, source_table, record_key, operation_type) "
+        "select target, 'public.t', n::text, 'upsert' from dynamics_sync.circuit, generate_series(1, %s) as n "
+        "on conflict do nothing",
+        [waiting],
+    )
+    touched = 0
+    for turn in range(8):  # plans are made anew for the first calls
+        claim_id = f"{waiting} {turn}"
+        touched = explained(owner, "select dynamics_sync.claim('dynamics', 4, %s, 60, 180)", claim_id)
+        held = owner.execute("select id from dynamics_sync.outbox where lease_owner = %s", [claim_id]).fetchall()
+        release = "select dynamics_sync.release(%s, %s, array[0, 0, 0, 0], array[false, false, false, false], 180)"
+        touched += explained(owner, release, [row[0] for row in held], [claim_id] * 4)
+    return touched
+
+
+def explained(owner: Connection, statement: str, *parameters: object) -> int:
+    query = f"explain (analyze, buffers, format json) {statement}".encode()
+    (((explanation,),),) = owner.execute(query, parameters).fetchall()
+    plan = explanation["Plan"]  # type: ignore[index]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
         ("create policy p on dynamics_sync.outbox using (true)", "has a policy or is published"),
         ("create publication p for table dynamics_sync.outbox", "has a policy or is published"),
         ("create view public.v as select * from dynamics_sync.outbox", "other objects depend on it"),
+        ("set default_transaction_isolation = 'repeatable read'", "which is read committed"),
         ("alter table dynamics_sync.outbox owner to pg_monitor", "the outbox belongs to pg_monitor, who must run this"),
     ],
 )
@@ -162,6 +202,20 @@ async def test_a_change_made_meanwhile_waits_for_it_and_is_captured(database: st
             await change
         waiting = "select record_key, 'status' = any (changed_columns) from dynamics_sync.outbox"
         assert await on.rows(waiting) == [(certification, True)]
+
+
+async def test_two_at_once_are_one_after_the_other(database: str, user: UserConnection) -> None:
+    async with stage(database, working=False) as on, await connect(database) as owner:
+        await on.issue()
+        async with owner.transaction():
+            await owner.execute(PARTITION)
+            second = asyncio.create_task(user.execute(PARTITION))
+            await on.until(WAITS_FOR_A_LOCK)
+            waiting = await (await owner.execute(OUTBOX)).fetchall()
+        await second
+        assert await on.rows(OUTBOX) == waiting
+        keys = "select count(*) from pg_index where indrelid = 'dynamics_sync.outbox'::regclass"
+        assert await on.rows(keys) == [(3,)]
 
 
 @pytest.mark.every_postgres

@@ -25,6 +25,7 @@ from dynamics_sync.sync.worker import WorkerSettings
 from dynamics_sync.web.health import ANSWER_SECONDS, Health, health_app
 from support.commands import worker_process
 from support.engine import stage
+from support.postgres import binaries
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -153,6 +154,8 @@ def test_a_worker_has_the_time_that_it_takes_to_stop() -> None:
 def test_all_workers_together_send_no_more_at_once_than_dataverse_takes() -> None:
     concurrency = int(literals()["DYNAMICS_SYNC_CONCURRENCY"])
     assert SCALED["spec"]["maxReplicaCount"] * concurrency <= MOST_AT_ONCE
+    (of_unit,) = re.findall(r"CONCURRENCY=(\d+)", unit("Environment")[0])
+    assert 2 * int(of_unit) <= MOST_AT_ONCE
     worker = COMPOSE["services"]["worker"]
     replicas = defaults(worker["deploy"]["replicas"])
     assert int(replicas) * int(defaults(worker["environment"]["DYNAMICS_SYNC_CONCURRENCY"])) <= MOST_AT_ONCE
@@ -201,8 +204,17 @@ def test_systemd_calls_the_unit_well_confined() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("missing", ["DATABASE_URL", "DYNAMICS_URL"])
+def test_without_an_address_the_unit_does_not_start(missing: str) -> None:
+    environment = dict.fromkeys(NEEDED, "x") | {f"{PREFIX}{missing}": ""}
+    checks = [shlex.split(check.replace("$$", "$")) for check in unit("ExecStartPre")]
+    done = [subprocess.run(check, env=environment, capture_output=True, text=True, check=False) for check in checks]
+    assert [run.returncode != 0 for run in done].count(True) == 1
+    assert f"{PREFIX}{missing}: must be set in {unit('EnvironmentFile')[0]}" in "".join(run.stderr for run in done)
+
+
 def test_the_units_port_is_the_name_of_its_instance() -> None:
-    assert unit("Environment") == ["DYNAMICS_SYNC_PORT=%i"]
+    assert "DYNAMICS_SYNC_PORT=%i" in unit("Environment")[0].split()
 
 
 # The image
@@ -350,3 +362,61 @@ def test_what_waits_is_still_counted_once_the_outbox_is_partitioned(database: st
         owner.execute("select dynamics_sync.mark_dirty('dynamics', 'public.t', '1')")
     with psycopg.connect(scaler) as keda:
         assert keda.execute(TRIGGER["metadata"]["query"].encode()).fetchall() == [(1,)]
+
+
+# What the pages say
+
+SCALING = (ROOT / "docs" / "scaling.md").read_text()
+PAGES = {"docs/scaling.md": SCALING, "deploy/README.md": (DEPLOY / "README.md").read_text()}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_the_pages_name_are_there(page: str) -> None:
+    named = {link.partition("#")[0] for link in re.findall(r"\]\(([^)h][^)]*)\)", PAGES[page])} - {"benchmarks.md"}
+    assert [link for link in named if not ((ROOT / page).parent / link).exists()] == []
+    paths = set(re.findall(r"(?<![\w./])deploy/[\w./@-]*[\w@]", PAGES[page])) - {"deploy/compose/.env"}
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_what_psql_is_to_run_runs(database: str) -> None:
+    commands = {line for page in PAGES.values() for line in re.findall(r"^    (psql .* -f .*)$", page, re.MULTILINE)}
+    environment = {"PATH": f"{binaries('pg15')}:{os.environ['PATH']}", f"{PREFIX}DATABASE_URL": database}
+    for command in commands:
+        subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, check=True, capture_output=True)
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("drop owned by dynamics_sync_scaler; drop role dynamics_sync_scaler")
+    assert {command.rsplit("/", 1)[1] for command in commands} == {"partition_outbox.sql", "scaler_role.sql"}
+
+
+def test_statements_run_as_they_stand(database: str) -> None:
+    statements = re.findall(r"^    (select [^;]*;)$|`(select [^;]*;)`", SCALING, re.MULTILINE)
+    assert len(statements) == 4
+    with psycopg.connect(database, autocommit=True) as owner:
+        owner.execute("create table public.your_table (id integer primary key)")
+        for statement in map("".join, statements):
+            owner.execute(statement.encode())
+
+
+def test_metrics_that_are_to_be_watched_are_there() -> None:
+    served = (ROOT / "src" / "dynamics_sync" / "web" / "metrics.py").read_text()
+    watched = set(re.findall(r"`(dynamics_sync_[a-z_]+)", SCALING)) - {"dynamics_sync_scaler"}
+    assert [name for name in watched if f'"{name}"' not in served] == []
+    assert watched != set()
+
+
+def test_the_table_of_what_the_limits_allow_is_what_the_formula_gives() -> None:
+    rows = re.findall(r"^\|.*?([\d,]+) records?\b.*\| ([\d.]+) s \| ([\d,]+) \| ([\d,]+) \|", SCALING, re.MULTILINE)
+    assert len(rows) == 5
+    for records, taken, *stated in ([cell.replace(",", "") for cell in row] for row in rows):
+        each_second = int(records) * min(6000 / 300, 1200 / 300 / float(taken))
+        assert [float(cell) for cell in stated] == [each_second, 3600 * each_second]
+
+
+def test_an_overlay_of_ones_own_merges_what_the_base_has() -> None:
+    (own,) = re.findall(r"```yaml\n(.*?)```", PAGES["deploy/README.md"], re.DOTALL)
+    overlay = yaml.safe_load(own)
+    (generated,) = documents(f"{BASE}/kustomization.yaml")[0]["configMapGenerator"]
+    settings, files = overlay["configMapGenerator"]
+    assert settings["name"] == generated["name"]
+    assert files["name"] in [volume["configMap"]["name"] for volume in POD["volumes"] if "configMap" in volume]
+    assert [image["name"] for image in overlay["images"]] == [IMAGE.partition(":")[0]]
