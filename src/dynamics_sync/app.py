@@ -94,6 +94,7 @@ class Engine:
     """What applies webhooks; None where they are off."""
     stores: Stores
     gateway: DataverseGateway
+    api: WebApi
     tokens: Tokens
     database_url: str
 
@@ -154,7 +155,7 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         )
         gentle = GentleReader(reader, stores.breaker, RetryPolicy(settings.max_retries, settings.base_delay_ms), clock)
         messages = BulkMessages(bundling, reader, gentle, clock)
-        yield Engine(workers, messages, reconciliation, inbox, stores, gateway, tokens, database_url)
+        yield Engine(workers, messages, reconciliation, inbox, stores, gateway, api, tokens, database_url)
 
 
 async def run_worker(engine: Engine) -> None:

@@ -4,17 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from unittest.mock import ANY
 
 import aiohttp
 import pytest
 
 from dynamics_sync.core.operation import SyncOperation
-from dynamics_sync.core.outcome import Accepted, NothingToSend, NotReady, Outcome, Transient, Unsendable
-from dynamics_sync.dynamics.gateway import Call
+from dynamics_sync.core.outcome import (
+    Accepted,
+    NothingToSend,
+    NotOurs,
+    NotReady,
+    Outcome,
+    Transient,
+    Unsendable,
+)
 from dynamics_sync.postgres.connections import Connection, connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
-from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, LeaseLostError, LeaseTimes
-from dynamics_sync.sync.ports import Request
+from dynamics_sync.sync.lease import PREPARE_PAUSE_SECONDS, LeasedGateway, LeaseTimes
+from dynamics_sync.sync.ports import BulkRequest, Prepared, Request
 from support.clock import FakeClock
 from support.engine import ENTITY_SET, stage
 from support.gateway import ScriptedGateway
@@ -54,13 +62,14 @@ class Leasing:
         self.leases.begin(operation, self.clock.monotonic())
         return operation
 
-    async def ready(self, operation: SyncOperation) -> Request:
-        request = await self.leases.prepare(operation)
-        assert not isinstance(request, NothingToSend | Unsendable | NotReady)
-        return request
+    async def ready(self, operation: SyncOperation) -> BulkRequest:
+        prepared = await self.leases.prepare([operation])
+        assert prepared.request is not None
+        return prepared.request
 
     async def send(self, operation: SyncOperation) -> Outcome:
-        return await (await self.ready(operation)).send()
+        (outcome,) = await (await self.ready(operation)).send()
+        return outcome
 
 
 @asynccontextmanager
@@ -86,8 +95,7 @@ async def test_a_lease_too_short_for_a_request_is_renewed_first_or_nothing_leave
 
         await on.clock.sleep(LEASE_SECONDS / 2 + 1)
         await on.user.execute("update dynamics_sync.outbox set lease_owner = 'another worker'")
-        with pytest.raises(LeaseLostError):
-            await on.send(operation)
+        assert await on.leases.prepare([operation]) == Prepared(instead={0: NotOurs()})
         assert gateway.sent == [operation]
 
 
@@ -99,8 +107,7 @@ async def test_a_record_that_its_worker_claimed_again_leaves_only_under_the_new_
         await on.clock.sleep(LEASE_SECONDS + 1)
         await on.user.execute("update dynamics_sync.outbox set lease_until = clock_timestamp() - interval '1 s'")
         second = await on.claim()
-        with pytest.raises(LeaseLostError):
-            await on.send(first)
+        assert await on.leases.prepare([first, second]) == Prepared(instead={0: NotOurs()}, request=ANY, places=(1,))
         on.leases.end(first)
         assert await on.send(second) == Accepted()
         assert gateway.sent == [second]
@@ -112,8 +119,7 @@ async def test_nothing_leaves_where_getting_ready_took_so_long_that_the_lease_co
         operation = await on.claim()
         request = await on.ready(operation)
         await on.clock.sleep(LEASE_SECONDS * 0.8)
-        with pytest.raises(LeaseLostError):
-            await request.send()
+        assert await request.send() == [NotOurs()]
         assert gateway.sent == []
 
 
@@ -121,7 +127,8 @@ async def test_getting_ready_is_given_up_for_now_where_it_takes_too_long(databas
     gateway = SlowGateway()
     async with one_waits(database, gateway, LeaseTimes(LEASE_SECONDS, 0.01, LEASE_SECONDS / 4)) as on:
         operation = await on.claim()
-        assert await on.leases.prepare(operation) == NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
+        slow = NotReady("prepare_timeout", PREPARE_PAUSE_SECONDS)
+        assert await on.leases.prepare([operation]) == Prepared(instead={0: slow})
         assert gateway.sent == []
 
 
@@ -130,9 +137,10 @@ async def test_a_lost_connection_is_no_leave_for_a_second_request(database: str,
     """The library beneath would send a DELETE once more by itself."""
     async with stage(database, working=False) as on:
         await on.fault(kind="reset")
-        call = Call(method, f"{ENTITY_SET}(hlf_externalid='a')", {} if method == "PATCH" else None, only_if_there=True)
+        address = f"{ENTITY_SET}(hlf_externalid='a')"
+        body = b"{}" if method == "PATCH" else None
         with pytest.raises(aiohttp.ClientConnectionError):
-            await on.engine.gateway.exchange(call, await on.engine.tokens.get())
+            await on.engine.api.exchange(method, address, await on.engine.tokens.get(), body=body)
         assert len(await on.requests()) == 1
 
 

@@ -156,11 +156,20 @@ async def stage(
                 await _prepare_certifications(user, mentor, chapter)
             job = asyncio.create_task(app.run_worker(engine)) if working else None
             try:
+                if working:
+                    await until_known(engine)
                 yield Stage(user, engine, http, simulator, mentor, chapter)
             finally:
                 engine.stop()
                 if job is not None:
                     await job
+
+
+async def until_known(engine: app.Engine) -> None:
+    """Until Dynamics was asked what it offers: what a test declares is for what comes then."""
+    async with asyncio.timeout(15):
+        while not engine.messages.known:
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -26,6 +26,11 @@ class BulkMessages:
         self._gentle = gentle
         self._clock = clock
 
+    @property
+    def known(self) -> bool:
+        """Whether there is nothing left to ask."""
+        return not self._bundling.undecided
+
     async def run(self) -> None:
         """Until the last table is known."""
         while undecided := self._bundling.undecided:

@@ -123,7 +123,7 @@ def _lease_of(operation: SyncOperation) -> tuple[int, str | None]:
 def _among(kept: Sequence[int], prepared: Prepared, lost: Mapping[int, NoRequest]) -> Prepared:
     """What was prepared for some, with their places among all."""
     instead = {kept[place]: why for place, why in prepared.instead.items()}
-    return replace(prepared, places=[kept[place] for place in prepared.places], instead=instead | dict(lost))
+    return replace(prepared, places=tuple(kept[place] for place in prepared.places), instead=instead | dict(lost))
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,8 +152,7 @@ class Pacer:
         if pace != known and not await self._store.compare_and_set(known, pace):
             pace = known  # another worker was faster: what goes on will be heard again
         share = pace.concurrency // reading.workers + (reading.rank < pace.concurrency % reading.workers)
-        # Whoever has nothing to send may send one thing without having looked.
-        self._share = min(share, self._most) if self._is_busy.is_set() else max(share, 1)
+        self._share = min(share, self._most)
         self._part = max(share, 1) / pace.concurrency
         self._more_room.set()
 
