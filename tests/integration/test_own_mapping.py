@@ -247,7 +247,7 @@ async def test_names_with_capitals_are_taken_as_they_are(own: Own) -> None:
         async with own.synchronised():
             pass
     advice = str(caught.value).split("`")[1]
-    assert advice == """select dynamics_sync.watch('public."People"', 'Id')"""
+    assert advice == """select dynamics_sync.watch('public."People"', 'Id', columns => '{fullName}')"""
     own.owner.execute(advice.encode())
     async with own.synchronised() as on:
         own.owner.execute("""insert into public."People" values (1, 'Kari')""")

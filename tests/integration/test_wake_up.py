@@ -7,7 +7,10 @@ import pytest
 from dynamics_sync.postgres import listener
 from support.engine import Stage, stage
 
-LISTENER = "select pid from pg_stat_activity where datname = current_database() and query = 'listen dynamics_sync'"
+LISTENER = """
+select pid from pg_stat_activity
+where datname = current_database() and query ~ 'insert into dynamics_sync.attention' and pid <> pg_backend_pid()
+"""
 
 
 async def listener_pid(on: Stage) -> int:
@@ -33,7 +36,7 @@ async def test_a_change_that_notifies_nobody_is_found_by_polling(database: str) 
         key = await on.issue()
         await on.settled()
         await listener_pid(on)
-        await on.user.execute("select dynamics_sync.mark_dirty('dynamics', 'public.certifications', %s)", [key])
+        await on.user.execute("select dynamics_sync.send_again('dynamics', 'public.certifications', %s)", [key])
         await on.settled()
         assert len(await on.requests()) == 2
 
@@ -58,7 +61,7 @@ async def test_a_lost_listener_comes_back_and_what_it_missed_is_found(
         await on.settled()
         lost = await listener_pid(on)
         await on.user.execute("select pg_terminate_backend(%s)", [lost])
-        await on.user.execute("select dynamics_sync.mark_dirty('dynamics', 'public.certifications', %s)", [key])
+        await on.user.execute("select dynamics_sync.send_again('dynamics', 'public.certifications', %s)", [key])
         await on.settled()
         assert len(await on.requests()) == 2
         assert await listener_pid(on) != lost
