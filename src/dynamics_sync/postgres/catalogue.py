@@ -121,8 +121,12 @@ async def _capture_problems(connection: Connection, table: SourceTable, target: 
         return [f"table {table.source} is captured with another key: run `{call}`"]
     if misses_rows:
         return [f"table {table.source} has become part of another one, whose changes are not captured: {and_resync}"]
-    if captured_columns is not None and (uncaptured := [name for name in table.columns if name not in captured_columns]):
-        return [f"changes of {', '.join(uncaptured)} in table {table.source} are not captured for {target}: {and_resync}"]
+    if captured_columns is not None and (
+        uncaptured := [name for name in table.columns if name not in captured_columns]
+    ):
+        return [
+            f"changes of {', '.join(uncaptured)} in table {table.source} are not captured for {target}: {and_resync}"
+        ]
     ((may_read, bypasses),) = await _rows(connection, MAY_READ, table)
     if not may_read:
         return [f"service_role may not read table {table.source}: run `{call}`"]

@@ -150,6 +150,15 @@ create policy service_role_only on public.dynamics_sync_retry_queue to service_r
 revoke all on public.dynamics_sync_retry_queue from public, anon, authenticated, service_role;
 grant select, insert, update, delete on public.dynamics_sync_retry_queue to service_role;
 
+-- The names that are in one or the other. A function, so that only those who need it pay for its plan.
+create function dynamics_sync.either(some_names text[], other_names text[]) returns text[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(select unnest(some_names) union select unnest(other_names) order by 1)
+$$;
+
 -- Mark one record dirty: Dynamics lacks its newest state.
 create function dynamics_sync.mark_dirty(
   of_target text, of_table text, of_key text, of_type text default 'upsert', of_columns text[] default '{}'
@@ -164,7 +173,7 @@ as $$
     operation_type = excluded.operation_type,
     changed_columns = case
       when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
-      else array(select unnest(waiting.changed_columns) union select unnest(excluded.changed_columns) order by 1)
+      else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
     end
 $$;
 
@@ -712,12 +721,12 @@ $$;
 -- A name that the table no longer has must not fail. So each is looked for in the row alone first (`plain`), and around
 -- it next (`instead`): there the key is what it is called now, and another column is the whole row, so that all changes
 -- count where it is not known what became of one. PostgreSQL plans anew when the table is altered: this costs nothing.
--- A key that is gone for good, or null, names no record. Where all columns count, there may be later
--- ones than the last that is known (`all_until`): then the rows are asked for their names.
+-- A key that is gone for good, or null, names no record. Where all columns count, there may be others
+-- by now than those that are known: then the rows are asked for their names.
 -- Values are compared as they are stored (`*<>`): each type can be, and equal ones may be written differently.
 create function dynamics_sync.capturing(
   function_name name, target text, source_table text, key_column name, key_number smallint, watched name[],
-  all_until smallint
+  all_count boolean
 ) returns text
 language sql
 immutable
@@ -729,8 +738,8 @@ as $function$
   words as (
     select coalesce(string_agg(format(', row(r.*) as %I', name), '' order by n), '') as instead,
       coalesce(string_agg(format(', %I as c%s', name, n), '' order by n), '')
-        || case when all_until is null then '' else ', (plain.*)::record as whole' end as picked,
-      case when all_until is not null then 'o.whole *<> n.whole'
+        || case when all_count then ', (plain.*)::record as whole' else '' end as picked,
+      case when all_count then 'o.whole *<> n.whole'
         else coalesce(
           format(
             'row(%s)::record *<> row(%s)::record',
@@ -738,14 +747,14 @@ as $function$
           ),
           'false'
         ) end as differs,
-      case when all_until is not null then format(
+      case when all_count then format(
         'when (
           select true from pg_attribute a
-          where a.attrelid = %I.tg_relid and a.attnum > %L and not a.attisdropped limit 1
+          where a.attrelid = %I.tg_relid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%L) limit 1
         ) then array(
           select field.key from jsonb_each(to_jsonb(n.whole)) as field
           where to_jsonb(o.whole) -> field.key is distinct from field.value order by 1
-        )', function_name, all_until
+        )', function_name, watched
       ) end as later,
       format(
         'array_remove(array[case when o.k is null then %L end%s], null)', key_column,
@@ -757,14 +766,18 @@ as $function$
     from other
   ),
   parts as (
-    select words.*, format(
-      $sql$(
-        select got.* from %%s as r
+    select words.*, array(
+      select format(
+        $sql$(
+        select got.* from %s as r
         cross join lateral (
-          select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %1$I.tg_name, %L) as %I%s
+          select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %2$I.tg_name, %L) as %I%s
         ) as instead
-        cross join lateral (select %3$I::text collate "C" as k%5$s from (select r.*) as plain) as got
-      )$sql$, function_name, key_number, key_column, instead, picked
+        cross join lateral (select %4$I::text collate "C" as k%6$s from (select r.*) as plain) as got
+      )$sql$, transition, function_name, key_number, key_column, instead, picked
+      )
+      from unnest('{old_rows,new_rows}'::text[]) with ordinality as known (transition, n)
+      order by n
     ) as rows
     from words
   )
@@ -789,7 +802,7 @@ begin
       operation_type = excluded.operation_type,
       changed_columns = case
         when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
-        else array(select unnest(waiting.changed_columns) union select unnest(excluded.changed_columns) order by 1)
+        else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
       end;
   elsif tg_op = 'INSERT' then
     insert into dynamics_sync.outbox (target, source_table, record_key, operation_type)
@@ -807,7 +820,7 @@ begin
   end if;
   return null;
 end
-$sql$, target, source_table, later, changed, format(rows, 'old_rows'), format(rows, 'new_rows'), differs)
+$sql$, target, source_table, later, changed, rows[1], rows[2], differs)
   from parts
 $function$;
 
@@ -873,7 +886,6 @@ declare
   table_name name;
   missing name;
   known name[];
-  last_number smallint;
   shares_rows boolean;
   function_name name;
   arguments text;
@@ -930,6 +942,13 @@ begin
     raise exception 'dynamics_sync.watch: % has no column %', source, coalesce(quote_ident(missing), 'null');
   end if;
 
+  -- A trigger does not see what a virtual column's value is.
+  if exists (
+    select from pg_catalog.pg_attribute a where a.attrelid = source and a.attname = any (columns) and a.attgenerated = 'v'
+  ) then
+    columns := null;
+  end if;
+
   perform dynamics_sync.unwatch(source, target);
   arguments := format(
     '(%L, %L, %L, %L, %L)', target, key_column, schema_name || '.' || table_name, key_number,
@@ -947,7 +966,7 @@ begin
       'dynamics_sync_capture_' || target, source, arguments
     );
   else
-    select array_agg(a.attname order by a.attnum), max(a.attnum) into known, last_number
+    select array_agg(a.attname order by a.attnum) into known
     from pg_catalog.pg_attribute a where a.attrelid = source and a.attnum > 0 and not a.attisdropped;
     function_name := 'capture_' || nextval('dynamics_sync.change_version');
     execute format(
@@ -956,7 +975,7 @@ begin
       function_name,
       dynamics_sync.capturing(
         function_name, target, schema_name || '.' || table_name, key_column, key_number, coalesce(columns, known),
-        case when columns is null then last_number end
+        columns is null
       )
     );
     execute format(
