@@ -1,4 +1,4 @@
-"""The trigger for whole statements: what counts as a change, whatever the statement and whatever became of the table."""
+"""What counts as a change, whatever the statement is, and whatever became of the table."""
 
 import random
 from collections.abc import Iterator
@@ -192,13 +192,14 @@ def test_names_and_keys_of_any_kind(user: Connection) -> None:
         create type public.colour as enum ('red', 'green');
         create schema "Sch.ema";
         create table "Sch.ema"."T'able %I" (
-          "Key ""x" public.colour primary key, "r" int, "new" text, "plain" text, "tg_op" text, "null" text, "a,b{}" text,
-          "instead" text, "waiting" int, "found" bool, "k" int, "c1" text, "%s" text, "it's" text, "old_rows" int,
+          "Key ""x" public.colour primary key, "r" int, "new" text, "plain" text, "tg_op" text, "null" text,
+          "a,b{}" text, "instead" text, "waiting" int, "found" bool, "k" int, "c1" text, "%s" text, "it's" text, "old_rows" int,
           doubled int generated always as ("r" * 2) stored, counted int generated always as identity
         )
         """
     )
-    names = "r new plain tg_op null a,b{} instead waiting found k c1 %s it's doubled".split()
+    names = ["r", "new", "plain", "tg_op", "null", "a,b{}", "instead", "waiting", "found"]
+    names += ["k", "c1", "%s", "it's", "doubled"]
     relation = """"Sch.ema"."T'able %I\""""
     user.execute("select dynamics_sync.watch(%s::regclass, columns => %s::name[])", [relation, names])
     user.execute(f"""insert into {relation} ("Key ""x", r) values ('red', 1), ('green', 2)""".encode())
@@ -322,11 +323,12 @@ def test_statements_over_the_same_records_do_not_wait_in_a_circle(user: Connecti
             with psycopg.connect(database, autocommit=True) as connection:
                 for turn in range(30):
                     connection.execute(
-                        "with picked as (select id from public.things where id between %s and %s order by id for update) "
+                        "with picked as (select id from public.things where id between %s and %s order by id "
+                        "for update) "
                         "update public.things t set name = %s from picked where picked.id = t.id",
                         [low, high, f"{low} {turn}"],
                     )
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:
             failures.append(error)
 
     threads = [Thread(target=work, args=span) for span in ((1, 200), (100, 300), (50, 250))]
@@ -372,7 +374,7 @@ def random_statement(dice: random.Random) -> str:
 @pytest.mark.parametrize("seed", range(3))
 def test_exactly_what_differs_after_a_transaction_is_captured(user: Connection, seed: int) -> None:
     """Or was changed in it, and changed back."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     user.execute("create table public.things (id int primary key, a int, b text, c int)")
     user.execute("select dynamics_sync.watch('public.things', columns => '{a, b}')")
 

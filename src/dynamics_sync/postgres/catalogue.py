@@ -17,8 +17,8 @@ from pg_attribute a join pg_type t on t.oid = a.atttypid
 where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
 """
 
-# The key; the columns that count, where not all do; whether rows may be changed past the trigger, as a table shares them
-# with others that a trigger for whole statements does not hear of.
+# The key; the columns that count, where not all do; whether rows may be changed past the trigger: where a table has
+# become part of another since, one for whole statements does not hear of that one's.
 CAPTURE = """
 select said.arguments[2], nullif(said.arguments[5], '')::text[],
   t.tgtype & 1 = 0 and exists (select from pg_inherits where inhrelid = t.tgrelid)
