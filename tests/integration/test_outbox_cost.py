@@ -68,6 +68,8 @@ def claimed(claim_id: str, ids: Sequence[object], versions: Sequence[object]) ->
         "claims": [claim_id] * count,
         "attempts": [0] * count,
         "etags": [None] * count,
+        "payload_hashes": [None] * count,
+        "sent": [True] * count,
         "unanswered": [False] * count,
         "late_seconds": 180,
     }
