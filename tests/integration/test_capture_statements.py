@@ -193,7 +193,8 @@ def test_names_and_keys_of_any_kind(user: Connection) -> None:
         create schema "Sch.ema";
         create table "Sch.ema"."T'able %I" (
           "Key ""x" public.colour primary key, "r" int, "new" text, "plain" text, "tg_op" text, "null" text,
-          "a,b{}" text, "instead" text, "waiting" int, "found" bool, "k" int, "c1" text, "%s" text, "it's" text, "old_rows" int,
+          "a,b{}" text, "instead" text, "waiting" int, "found" bool, "k" int, "c1" text, "%s" text,
+          "it's" text, "old_rows" int,
           doubled int generated always as ("r" * 2) stored, counted int generated always as identity
         )
         """

@@ -871,7 +871,7 @@ $$;
 
 -- Capture every change of a table for a target from now on; a table may be watched for several. The key column is the
 -- primary key unless another is named; it must be unique and not null. service_role, whose rights the worker reads with,
--- is given select on the table. Where columns are named, an update of the others is none.
+-- is given select on the table. Where columns are named, an update of others is no change.
 create function dynamics_sync.watch(
   source regclass, key_column name default null, target text default 'dynamics', columns name[] default null
 ) returns void
@@ -944,7 +944,8 @@ begin
 
   -- A trigger does not see what a virtual column's value is.
   if exists (
-    select from pg_catalog.pg_attribute a where a.attrelid = source and a.attname = any (columns) and a.attgenerated = 'v'
+    select from pg_catalog.pg_attribute a
+    where a.attrelid = source and a.attname = any (columns) and a.attgenerated = 'v'
   ) then
     columns := null;
   end if;
