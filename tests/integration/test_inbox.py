@@ -169,7 +169,8 @@ async def test_a_conflict_that_postgres_wins_is_sent_though_the_request_under_wa
     await here.told(there.but(at=datetime.now(UTC) + LONG_AGO))
     assert await here.conflicts() == [("status", "postgres")]
     settle = (
-        "select outcome from dynamics_sync.settle('dynamics', %s, %s, '{a request under way}', '{null}', '{f}', 180)"
+        "select outcome from dynamics_sync.settle("
+        "'dynamics', %s, %s, '{a request under way}', '{null}', '{null}', '{t}', '{f}', 180)"
     )
     assert await here.on.rows(settle, [row], [version]) == [("changed",)]
 

@@ -247,9 +247,27 @@ async def test_names_with_capitals_are_taken_as_they_are(own: Own) -> None:
         async with own.synchronised():
             pass
     advice = str(caught.value).split("`")[1]
-    assert advice == """select dynamics_sync.watch('public."People"', 'Id')"""
+    assert advice == """select dynamics_sync.watch('public."People"', 'Id', columns => '{fullName}')"""
     own.owner.execute(advice.encode())
     async with own.synchronised() as on:
         own.owner.execute("""insert into public."People" values (1, 'Kari')""")
         await on.settled()
         assert (await on.records("new_People"))["1"]["new_name"] == "Kari"
+
+
+async def test_columns_that_are_not_captured_are_told_with_what_captures_them(own: Own) -> None:
+    own.table("people", 'id int primary key, name text, "it\'s {so}" text, note text', "name = 'new_name'")
+    own.mapping.write_text(
+        HEAD.format(table="people", key="id", columns="name = 'new_name'\n\"it's {so}\" = 'new_so'", rest="")
+    )
+    own.owner.execute("select dynamics_sync.watch('public.people', columns => '{name, note}')")
+    with pytest.raises(MappingError, match=r"changes of it's {so} in table public.people are not captured") as caught:
+        async with own.synchronised():
+            pass
+    own.owner.execute(str(caught.value).split("`")[1].encode())
+    async with own.synchronised() as on:
+        own.owner.execute("""insert into public.people values (1, 'Kari', 'x', 'y')""")
+        await on.settled()
+        own.owner.execute("""update public.people set note = 'z'; update public.people set "it's {so}" = 'w'""")
+        await on.settled()
+        assert (await on.records("new_people"))["1"]["new_so"] == "w"

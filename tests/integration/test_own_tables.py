@@ -31,7 +31,7 @@ alternate_key = "new_code"
 state = "new_state"
 """
 
-WATCH = "select dynamics_sync.watch('public.certifications', 'code')"
+WATCH = "select dynamics_sync.watch('public.certifications', 'code', columns => '{state}')"
 
 OURS = "select count(*) from pg_class where relname = 'peer_mentors'"
 

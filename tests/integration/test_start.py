@@ -103,10 +103,10 @@ async def test_a_wrong_client_secret_over_tls(database: str, dynamics_over_tls: 
 async def test_a_portal_whose_changes_are_not_captured(database: str, dynamics: Simulator, tmp_path: Path) -> None:
     portal = {"portal_url": "https://portal.invalid", "portal_secret": PORTAL_SECRET}
     words = (
-        "run `select dynamics_sync.watch('public.certifications', 'id', 'portal')`, then `select "
-        "dynamics_sync.resync('public.certifications', 'portal')`"
+        "run `select dynamics_sync.watch('public.certifications', 'id', 'portal', columns => '{",
+        "}')`, then `select dynamics_sync.resync('public.certifications', 'portal')`",
     )
-    await refused_start(tmp_path, words, database_url=database, **pointing_at(dynamics), **portal)
+    await refused_start(tmp_path, *words, database_url=database, **pointing_at(dynamics), **portal)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A mapping beside the database's catalogue: whether all that it names is there, captured, and of types that fit."""
 
+import re
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass
@@ -16,10 +17,24 @@ from pg_attribute a join pg_type t on t.oid = a.atttypid
 where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
 """
 
-KEY_OF_TRIGGER = """
-select split_part(encode(t.tgargs, 'escape'), '\\000', 2)
+# The key; the columns that count, where not all do; whether rows may be changed past the trigger: where a table has
+# become part of another since, one for whole statements does not hear of that one's.
+CAPTURE = """
+select said.arguments[2], nullif(said.arguments[5], '')::text[],
+  t.tgtype & 1 = 0 and exists (select from pg_inherits where inhrelid = t.tgrelid)
 from pg_trigger t
-where t.tgrelid = to_regclass(%s) and t.tgname = 'dynamics_sync_capture_' || %s and t.tgenabled in ('O', 'A')
+cross join lateral (
+  select array_agg(convert_from(decode(argument, 'escape'), getdatabaseencoding()) order by n) as arguments
+  from string_to_table(encode(t.tgargs, 'escape'), '\\000') with ordinality as given (argument, n)
+) as said
+where t.tgrelid = to_regclass(%(source)s) and t.tgname = 'dynamics_sync_capture_' || %(target)s
+  and not exists (
+    select from pg_trigger part
+    where part.tgrelid = t.tgrelid and part.tgenabled not in ('O', 'A') and part.tgname = any (array[
+      'dynamics_sync_capture_' || %(target)s, 'dynamics_sync_insert_' || %(target)s,
+      'dynamics_sync_delete_' || %(target)s
+    ])
+  )
 """
 
 MAY_READ = """
@@ -90,14 +105,28 @@ def _fits(column: Column, found: _Type) -> bool:
 
 async def _capture_problems(connection: Connection, table: SourceTable, target: str) -> list[str]:
     of_target = "" if target == DYNAMICS else f", '{target}'"
-    call = f"select dynamics_sync.watch('{table.quoted_source}', '{table.key}'{of_target})"
-    triggers = await _rows(connection, KEY_OF_TRIGGER, table, target)
-    if not triggers:
-        resync = f"select dynamics_sync.resync('{table.quoted_source}'{of_target})"
-        told = f"changes of table {table.source} are not captured for {target}: run `{call}`"
-        return [f"{told}, then `{resync}` for the rows that are there already"]
-    if triggers[0] != (table.key,):
+    columns = ", ".join(_in_array(name) for name in table.columns)
+    watched = f"'{table.quoted_source}', '{table.key}'{of_target}, columns => '{{{columns}}}'"
+    call = f"select dynamics_sync.watch({watched})"
+    and_resync = (
+        f"run `{call}`, then `select dynamics_sync.resync('{table.quoted_source}'{of_target})` for the rows that are "
+        "there already"
+    )
+    found = await connection.execute(CAPTURE, {"source": table.quoted_source, "target": target})
+    capture = await found.fetchone()
+    if capture is None:
+        return [f"changes of table {table.source} are not captured for {target}: {and_resync}"]
+    key, captured_columns, misses_rows = capture
+    if key != table.key:
         return [f"table {table.source} is captured with another key: run `{call}`"]
+    if misses_rows:
+        return [f"table {table.source} has become part of another one, whose changes are not captured: {and_resync}"]
+    if captured_columns is not None and (
+        uncaptured := [name for name in table.columns if name not in captured_columns]
+    ):
+        return [
+            f"changes of {', '.join(uncaptured)} in table {table.source} are not captured for {target}: {and_resync}"
+        ]
     ((may_read, bypasses),) = await _rows(connection, MAY_READ, table)
     if not may_read:
         return [f"service_role may not read table {table.source}: run `{call}`"]
@@ -106,5 +135,12 @@ async def _capture_problems(connection: Connection, table: SourceTable, target: 
     return []
 
 
-async def _rows(connection: Connection, query: Any, table: SourceTable, *more: str) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(query, [table.quoted_source, *more])).fetchall()
+def _in_array(name: str) -> str:
+    """As an element of an array's text, within a string of SQL."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() != "null"
+    element = name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return element.replace("'", "''")
+
+
+async def _rows(connection: Connection, query: Any, table: SourceTable) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query, [table.quoted_source])).fetchall()

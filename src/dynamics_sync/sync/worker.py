@@ -29,6 +29,10 @@ SETTLE_LINGER_SECONDS = 0.04
 READY_SECONDS = 0.2
 """For how long the records that wait for their turn should last, at the speed at which they leave."""
 
+DROWSY_SECONDS = 0.01
+"""How long a worker rests first when there is nothing more to claim. While it claims, nobody wakes it (`attention`): so
+it looks again soon, and then after twice as long each time, for what transactions changed that have not ended yet."""
+
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
 
@@ -100,6 +104,7 @@ class Worker:
         self._came_back = False
         self._resend_at = 0.0
         self._keep_at = 0.0
+        self._rest_seconds = settings.poll_seconds
 
     @property
     def in_flight(self) -> int:
@@ -147,7 +152,9 @@ class Worker:
             return min(REST_SECONDS, self._settings.poll_seconds)
         await self._resend_unanswered()
         operations = await self._claim(1 if self._cautious else limit)
-        return 0.0 if operations else self._settings.poll_seconds
+        rest_seconds = 0.0 if operations else self._rest_seconds
+        self._rest_seconds = min(max(2 * rest_seconds, DROWSY_SECONDS), self._settings.poll_seconds)
+        return rest_seconds
 
     async def _keep_leases(self) -> None:
         """Now and then, of records that wait for their turn: where requests leave slowly, they would not last."""

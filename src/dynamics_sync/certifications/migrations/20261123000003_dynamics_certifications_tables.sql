@@ -111,4 +111,5 @@ begin
 end
 $$;
 
-select dynamics_sync.watch('public.certifications');
+-- What `mapping.toml` sends. Another mapping may need others: `dynamics-sync run` says so.
+select dynamics_sync.watch('public.certifications', columns => '{status, issued_on, expires_on}');

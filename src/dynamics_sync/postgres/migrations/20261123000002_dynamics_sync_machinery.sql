@@ -65,6 +65,14 @@ create table dynamics_sync.circuit (
   revision bigint not null default 0
 );
 
+-- Who attends to a target: until when a worker looks at its outbox again without being woken, and until when somebody
+-- listens. NOTIFY has the commits of a whole database wait for one another, so nobody is woken who need not be.
+create table dynamics_sync.attention (
+  target text primary key,
+  awake_until timestamptz not null default '-infinity',
+  listening_until timestamptz not null default '-infinity'
+) with (fillfactor = 50);
+
 -- Outages. One begins when a circuit opens and ends when it closes; its number is short enough to be typed.
 create table dynamics_sync.incidents (
   id bigint generated always as identity primary key,
@@ -142,6 +150,15 @@ create policy service_role_only on public.dynamics_sync_retry_queue to service_r
 revoke all on public.dynamics_sync_retry_queue from public, anon, authenticated, service_role;
 grant select, insert, update, delete on public.dynamics_sync_retry_queue to service_role;
 
+-- The names that are in one or the other. A function, so that only those who need it pay for its plan.
+create function dynamics_sync.either(some_names text[], other_names text[]) returns text[]
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(select unnest(some_names) union select unnest(other_names) order by 1)
+$$;
+
 -- Mark one record dirty: Dynamics lacks its newest state.
 create function dynamics_sync.mark_dirty(
   of_target text, of_table text, of_key text, of_type text default 'upsert', of_columns text[] default '{}'
@@ -154,9 +171,47 @@ as $$
   on conflict (target, source_table, record_key) do update set
     version = nextval('dynamics_sync.change_version'),
     operation_type = excluded.operation_type,
-    changed_columns = array(
-      select unnest(waiting.changed_columns) union select unnest(excluded.changed_columns) order by 1
-    )
+    changed_columns = case
+      when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
+      else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
+    end
+$$;
+
+-- Wake the workers of a target, if they listen, and would not look by themselves in a moment. While its circuit is open
+-- they may do nothing, and its closing wakes them.
+create function dynamics_sync.wake(of_target text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_notify('dynamics_sync', of_target)
+  from dynamics_sync.attention a
+  where a.target = of_target and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
+    and not exists (select from dynamics_sync.circuit c where c.target = of_target and c.state = 'open');
+end
+$$;
+
+-- A claim tells whether its worker looks again by itself: so it does after one that found something. It says that it
+-- sleeps before it looks for the last time: what was changed before is found then, and what is changed later wakes it.
+-- A second is also for how long a worker that died is waited for. What another claim notes need not be noted twice.
+create function dynamics_sync.note_claim(of_target text, found_some boolean) returns void
+language plpgsql
+set search_path = ''
+set enable_seqscan = off
+as $$
+begin
+  update dynamics_sync.attention a
+  set awake_until = clock_timestamp() + case when found_some then interval '1 second' else interval '0' end
+  where a.target = (
+    select known.target from dynamics_sync.attention known
+    where known.target = of_target
+      and case when found_some
+        then clock_timestamp() > known.awake_until - interval '0.5 s' and clock_timestamp() < known.listening_until
+        else clock_timestamp() < known.awake_until
+      end
+    for update skip locked
+  );
+end
 $$;
 
 -- It is no longer certain what Dynamics holds of a record: whatever is to be sent of it is sent.
@@ -252,6 +307,8 @@ set enable_bitmapscan = off
 set enable_sort = off
 as $$
 #variable_conflict use_column
+declare
+  claimed_rows bigint;
 begin
   return query
     with due as (
@@ -276,6 +333,11 @@ begin
     )
     select c.id, c.source_table, c.record_key, c.version, c.operation_type, c.changed_columns, c.attempts
     from claimed c order by c.attempts, c.enqueued_at;
+  get diagnostics claimed_rows = row_count;
+  if claimed_rows = 0 then
+    perform pg_catalog.set_config('synchronous_commit', 'off', true);
+  end if;
+  perform dynamics_sync.note_claim(of_target, claimed_rows > 0);
 end
 $$;
 
@@ -584,9 +646,30 @@ create trigger note_incident before update on dynamics_sync.circuit
 for each row execute function dynamics_sync.note_incident();
 
 -- The outbox trigger. It runs in the user's own transaction, with the owner's rights: whoever may change the table
--- needs no right on the outbox. Arguments: target, key column, table (a partition's trigger would name the partition).
--- Whatever runs with more rights than the user has searches pg_temp last: unnamed it would come first, and a type that
--- the user plants there, such as a domain `text`, would run the user's code.
+-- needs no right on the outbox. Whatever runs with more rights than the user has searches pg_temp last: unnamed it would
+-- come first, and a type that the user plants there, such as a domain `text`, would run the user's code.
+-- No statement of the user's ever fails here, whatever became of the table since it was watched.
+
+-- What the column is called now that was the key when the trigger was made: it may have been renamed. Partitions have
+-- their triggers from a parent.
+create function dynamics_sync.key_now(relation oid, trigger_name name, key_number smallint) returns name
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive made as (
+    select t.tgrelid, t.tgparentid from pg_trigger t where t.tgrelid = relation and t.tgname = trigger_name
+    union all
+    select t.tgrelid, t.tgparentid from made join pg_trigger t on t.oid = made.tgparentid
+  )
+  select a.attname from made
+  join pg_attribute a on a.attrelid = made.tgrelid and a.attnum = key_number and not a.attisdropped
+  where made.tgparentid = 0
+$$;
+
+-- For a table that shares its rows with others, row by row: PostgreSQL has no transition tables there. Arguments:
+-- target, key column, table (a partition's trigger would name the partition), the key's number, and the columns that
+-- count, or '' for all.
 create function dynamics_sync.capture() returns trigger
 language plpgsql
 security definer
@@ -594,33 +677,152 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   target constant text := tg_argv[0];
-  key_column constant text := tg_argv[1];
+  key_column text := tg_argv[1];
   source_table constant text := tg_argv[2];
+  watched constant text[] := nullif(tg_argv[4], '');
   old_row jsonb;
   new_row jsonb;
+  old_key text;
+  new_key text;
   changed text[] := '{}';
 begin
   if tg_op <> 'INSERT' then old_row := to_jsonb(old); end if;
   if tg_op <> 'DELETE' then new_row := to_jsonb(new); end if;
+  if not coalesce(new_row, old_row) ? key_column then
+    key_column := dynamics_sync.key_now(tg_relid, tg_name, tg_argv[3]::smallint);
+  end if;
+  old_key := old_row ->> key_column;
+  new_key := new_row ->> key_column;
   if tg_op = 'UPDATE' then
     changed := array(
       select field.key from jsonb_each(new_row) as field
       where old_row -> field.key is distinct from field.value order by 1
     );
+    if new_row ?& watched and old_key is not distinct from new_key then
+      changed := array(select name from unnest(changed) as name where name = any (watched));
+    end if;
     if changed = '{}' then
       return null;
     end if;
   end if;
-  if old_row is not null and old_row ->> key_column is distinct from new_row ->> key_column then
-    perform dynamics_sync.mark_dirty(target, source_table, old_row ->> key_column, 'delete');
+  if old_key <> new_key or new_key is null and old_key is not null then
+    perform dynamics_sync.mark_dirty(target, source_table, old_key, 'delete');
   end if;
-  if new_row is not null then
-    perform dynamics_sync.mark_dirty(target, source_table, new_row ->> key_column, 'upsert', changed);
+  if new_key is not null then
+    perform dynamics_sync.mark_dirty(target, source_table, new_key, 'upsert', changed);
   end if;
-  perform pg_notify('dynamics_sync', target);
+  perform dynamics_sync.wake(target);
   return null;
 end
 $$;
+
+-- For any other table, statement by statement: the text of a function that marks all that one has changed. Records go
+-- into the outbox in the order of their keys, so that two statements don't wait for one another in a circle.
+-- A name that the table no longer has must not fail. So each is looked for in the row alone first (`plain`), and around
+-- it next (`instead`): there the key is what it is called now, and another column is the whole row, so that all changes
+-- count where it is not known what became of one. PostgreSQL plans anew when the table is altered: this costs nothing.
+-- A key that is gone for good, or null, names no record. Where all columns count, there may be others
+-- by now than those that are known: then the rows are asked for their names.
+-- Values are compared as they are stored (`*<>`): each type can be, and equal ones may be written differently.
+create function dynamics_sync.capturing(
+  function_name name, target text, source_table text, key_column name, key_number smallint, watched name[],
+  all_count boolean
+) returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $function$
+  with other as (
+    select name, n from unnest(watched) with ordinality as given (name, n) where name <> key_column
+  ),
+  words as (
+    select coalesce(string_agg(format(', row(r.*) as %I', name), '' order by n), '') as instead,
+      coalesce(string_agg(format(', %I as c%s', name, n), '' order by n), '')
+        || case when all_count then ', (plain.*)::record as whole' else '' end as picked,
+      case when all_count then 'o.whole *<> n.whole'
+        else coalesce(
+          format(
+            'row(%s)::record *<> row(%s)::record',
+            string_agg('o.c' || n, ', ' order by n), string_agg('n.c' || n, ', ' order by n)
+          ),
+          'false'
+        ) end as differs,
+      case when all_count then format(
+        'when (
+          select true from pg_attribute a
+          where a.attrelid = %I.tg_relid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%L) limit 1
+        ) then array(
+          select field.key from jsonb_each(to_jsonb(n.whole)) as field
+          where to_jsonb(o.whole) -> field.key is distinct from field.value order by 1
+        )', function_name, watched
+      ) end as later,
+      format(
+        'array_remove(array[case when o.k is null then %L end%s], null)', key_column,
+        string_agg(
+          format(', case when o.k is null or row(o.c%s)::record *<> row(n.c%1$s)::record then %L end', n, name),
+          '' order by name
+        )
+      ) as changed
+    from other
+  ),
+  parts as (
+    select words.*, array(
+      select format(
+        $sql$(
+        select got.* from %s as r
+        cross join lateral (
+          select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %2$I.tg_name, %L) as %I%s
+        ) as instead
+        cross join lateral (select %4$I::text collate "C" as k%6$s from (select r.*) as plain) as got
+      )$sql$, transition, function_name, key_number, key_column, instead, picked
+      )
+      from unnest('{old_rows,new_rows}'::text[]) with ordinality as known (transition, n)
+      order by n
+    ) as rows
+    from words
+  )
+  select format(
+    $sql$
+#variable_conflict use_column
+begin
+  if tg_op = 'UPDATE' then
+    insert into dynamics_sync.outbox as waiting (target, source_table, record_key, operation_type, changed_columns)
+    select distinct on (found.k) %1$L, %2$L, found.k, found.operation_type, found.changed
+    from (
+      select coalesce(n.k, o.k) as k, case when n.k is null then 'delete' else 'upsert' end as operation_type,
+        case when n.k is null then '{}' %3$s else %4$s end as changed
+      from %5$s as o
+      full join %6$s as n on n.k = o.k
+      where o.k is null or n.k is null or %7$s
+    ) as found
+    where found.k is not null
+    order by found.k, found.operation_type desc, cardinality(found.changed) desc
+    on conflict (target, source_table, record_key) do update set
+      version = nextval('dynamics_sync.change_version'),
+      operation_type = excluded.operation_type,
+      changed_columns = case
+        when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
+        else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
+      end;
+  elsif tg_op = 'INSERT' then
+    insert into dynamics_sync.outbox (target, source_table, record_key, operation_type)
+    select distinct %1$L, %2$L, found.k, 'upsert' from %6$s as found where found.k is not null order by found.k
+    on conflict (target, source_table, record_key) do update set
+      version = nextval('dynamics_sync.change_version'), operation_type = excluded.operation_type;
+  else
+    insert into dynamics_sync.outbox (target, source_table, record_key, operation_type)
+    select distinct %1$L, %2$L, found.k, 'delete' from %5$s as found where found.k is not null order by found.k
+    on conflict (target, source_table, record_key) do update set
+      version = nextval('dynamics_sync.change_version'), operation_type = excluded.operation_type;
+  end if;
+  if found then
+    perform dynamics_sync.wake(%1$L);
+  end if;
+  return null;
+end
+$sql$, target, source_table, later, changed, rows[1], rows[2], differs)
+  from parts
+$function$;
 
 -- The keys of all rows. It runs as service_role, as row-level security hides rows even from a table's owner.
 do $do$
@@ -646,33 +848,48 @@ begin
 end
 $do$;
 
--- TRUNCATE fires no row trigger: without this one, Dynamics would keep what the table has lost.
+-- TRUNCATE fires no other trigger: without this one, Dynamics would keep what the table has lost.
 create function dynamics_sync.capture_truncate() returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  key_column constant name := coalesce(
+    (select a.attname from pg_attribute a where a.attrelid = tg_relid and a.attname = tg_argv[1]),
+    dynamics_sync.key_now(tg_relid, tg_name, tg_argv[3]::smallint)
+  );
 begin
-  perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
-  from dynamics_sync.keys_of(tg_relid, tg_argv[1]) as key;
-  perform pg_notify('dynamics_sync', tg_argv[0]);
+  if key_column is not null then
+    perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
+    from dynamics_sync.keys_of(tg_relid, key_column) as key where key is not null;
+    perform dynamics_sync.wake(tg_argv[0]);
+  end if;
   return null;
 end
 $$;
 
 -- Capture every change of a table for a target from now on; a table may be watched for several. The key column is the
 -- primary key unless another is named; it must be unique and not null. service_role, whose rights the worker reads with,
--- is given select on the table.
-create function dynamics_sync.watch(source regclass, key_column name default null, target text default 'dynamics')
-returns void
+-- is given select on the table. Where columns are named, an update of others is no change.
+create function dynamics_sync.watch(
+  source regclass, key_column name default null, target text default 'dynamics', columns name[] default null
+) returns void
 language plpgsql
 set search_path = ''
 set client_min_messages = warning
 as $$
 declare
   key_type oid;
+  key_number smallint;
   schema_name name;
   table_name name;
+  missing name;
+  known name[];
+  shares_rows boolean;
+  function_name name;
+  arguments text;
+  event record;
 begin
   if target !~ '^[a-z][a-z0-9_]{0,29}$' then
     raise exception 'dynamics_sync.watch: % is no name of a target', target
@@ -695,7 +912,7 @@ begin
         using hint = 'Name a unique, not null column: select dynamics_sync.watch(''...'', ''column'').';
     end if;
   end if;
-  select a.atttypid into key_type from pg_catalog.pg_attribute a
+  select a.atttypid, a.attnum into key_type, key_number from pg_catalog.pg_attribute a
   where a.attrelid = source and a.attname = key_column and a.attnotnull and not a.attisdropped
     and exists (
       select from pg_catalog.pg_index i
@@ -717,31 +934,106 @@ begin
       using hint = 'A key is a uuid, an integer, a numeric, a text or an enumeration: their values are written in one '
         'way only. Name such a column; it may be a generated one.';
   end if;
-  execute format(
-    'create or replace trigger %I after insert or update or delete on %s
-     for each row execute function dynamics_sync.capture(%L, %L, %L)',
-    'dynamics_sync_capture_' || target, source, target, key_column, schema_name || '.' || table_name
+  select name into missing from unnest(columns) as name
+  where not exists (
+    select from pg_catalog.pg_attribute a where a.attrelid = source and a.attname = name and a.attnum > 0
   );
-  execute format('drop trigger if exists %I on %s', 'dynamics_sync_truncate_' || target, source);
+  if found then
+    raise exception 'dynamics_sync.watch: % has no column %', source, coalesce(quote_ident(missing), 'null');
+  end if;
+
+  -- A trigger does not see what a virtual column's value is.
+  if exists (
+    select from pg_catalog.pg_attribute a
+    where a.attrelid = source and a.attname = any (columns) and a.attgenerated = 'v'
+  ) then
+    columns := null;
+  end if;
+
+  perform dynamics_sync.unwatch(source, target);
+  arguments := format(
+    '(%L, %L, %L, %L, %L)', target, key_column, schema_name || '.' || table_name, key_number,
+    coalesce(columns::text, '')
+  );
+  -- A partition's or a child's rows are changed by statements on its parent, too, and logical replication changes rows
+  -- without any statement: neither fires a statement's trigger.
+  shares_rows := exists (
+    select from pg_catalog.pg_class c where c.oid = source and (c.relkind = 'p' or c.relhassubclass or c.relispartition)
+  ) or exists (select from pg_catalog.pg_inherits i where i.inhrelid = source)
+    or exists (select from pg_catalog.pg_subscription_rel r where r.srrelid = source);
+  if shares_rows then
+    execute format(
+      'create trigger %I after insert or update or delete on %s for each row execute function dynamics_sync.capture%s',
+      'dynamics_sync_capture_' || target, source, arguments
+    );
+  else
+    select array_agg(a.attname order by a.attnum) into known
+    from pg_catalog.pg_attribute a where a.attrelid = source and a.attnum > 0 and not a.attisdropped;
+    function_name := 'capture_' || nextval('dynamics_sync.change_version');
+    execute format(
+      'create function dynamics_sync.%I() returns trigger language plpgsql security definer
+       set search_path = pg_catalog, pg_temp set jit = off as %L',
+      function_name,
+      dynamics_sync.capturing(
+        function_name, target, schema_name || '.' || table_name, key_column, key_number, coalesce(columns, known),
+        columns is null
+      )
+    );
+    execute format(
+      'revoke execute on function dynamics_sync.%I from public, anon, authenticated, service_role', function_name
+    );
+    for event in
+      select * from (values
+        ('insert', 'insert', 'referencing new table as new_rows'),
+        ('capture', 'update', 'referencing old table as old_rows new table as new_rows'),
+        ('delete', 'delete', 'referencing old table as old_rows')
+      ) as of_trigger (prefix, event, transition)
+    loop
+      execute format(
+        'create trigger %I after %s on %s %s for each statement execute function dynamics_sync.%I%s',
+        'dynamics_sync_' || event.prefix || '_' || target, event.event, source, event.transition, function_name,
+        arguments
+      );
+    end loop;
+    -- It never fires. While it is there, PostgreSQL refuses to make the table a partition or child of another, whose
+    -- statements would change rows unnoticed.
+    execute format(
+      'create trigger %I after insert on %s referencing new table as new_rows for each row when (false)
+       execute function dynamics_sync.%I%s',
+      'dynamics_sync_unshared_' || target, source, function_name, arguments
+    );
+  end if;
   execute format(
     'create trigger %I before truncate on %s
-     for each statement execute function dynamics_sync.capture_truncate(%L, %L, %L)',
-    'dynamics_sync_truncate_' || target, source, target, key_column, schema_name || '.' || table_name
+     for each statement execute function dynamics_sync.capture_truncate%s',
+    'dynamics_sync_truncate_' || target, source, arguments
   );
   execute format('grant usage on schema %I to service_role', schema_name);
   execute format('grant select on %s to service_role', source);
 end
 $$;
 
--- Stop capturing a table's changes for a target. What waits in the outbox is still sent.
+-- Stop capturing a table's changes for a target. What waits in the outbox is still sent. Functions of tables that were
+-- dropped go, too.
 create function dynamics_sync.unwatch(source regclass, target text default 'dynamics') returns void
 language plpgsql
 set search_path = ''
 set client_min_messages = warning
 as $$
+declare
+  prefix text;
+  unused regprocedure;
 begin
-  execute format('drop trigger if exists %I on %s', 'dynamics_sync_capture_' || target, source);
-  execute format('drop trigger if exists %I on %s', 'dynamics_sync_truncate_' || target, source);
+  foreach prefix in array array['capture', 'insert', 'delete', 'unshared', 'truncate'] loop
+    execute format('drop trigger if exists %I on %s', 'dynamics_sync_' || prefix || '_' || target, source);
+  end loop;
+  for unused in
+    select p.oid from pg_catalog.pg_proc p
+    where p.pronamespace = 'dynamics_sync'::regnamespace and p.proname ~ '^capture_[0-9]+$'
+      and not exists (select from pg_catalog.pg_trigger t where t.tgfoid = p.oid)
+  loop
+    execute format('drop function %s', unused);
+  end loop;
 end
 $$;
 
