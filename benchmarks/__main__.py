@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import FIGURES
-from benchmarks.measuring import FULL, QUICK
+from benchmarks.measuring import FULL, QUICK, Rounds
 from benchmarks.peers.environment import install, no_peers
 from benchmarks.processes import ROOT
 from benchmarks.report import Run, write
@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     with console.status("Installing the peers ..."):
         peers = no_peers("as was asked for") if options.without_peers else install()
     chosen = [figure for figure in FIGURES if figure.name in options.only]
-    run = run_figures(chosen, QUICK if options.quick else FULL, options.rounds, peers, _command(options), console)
+    sizes, rounds = QUICK if options.quick else FULL, Rounds(options.rounds)
+    run = run_figures(chosen, sizes, rounds, peers, _command(options), console)
     write(run, options.output)
     _print(run, console)
     console.print(f"Written to {options.output}.")

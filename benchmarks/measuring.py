@@ -108,13 +108,22 @@ class Watcher(Protocol):
     def __call__(self, *, total: int, completed: int, now: str) -> None: ...
 
 
-def measure(figure: Figure, stage: Stage, rounds: int, results: Results, tell: Watcher) -> None:
-    """All rounds of a figure, after one that does not count. Who begins changes from round to round. A contender that
-    fails is left out from then on, with all that it yielded."""
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often each takes its turn."""
+
+    counted: int
+    before: int = 1
+    """Those that do not count: files and memory are warm, and queues have been used, in all that do."""
+
+
+def measure(figure: Figure, stage: Stage, rounds: Rounds, results: Results, tell: Watcher) -> None:
+    """All rounds of a figure. Who begins changes from round to round. A contender that fails is left out from then on,
+    with all that it yielded."""
     with figure.contenders(stage) as contenders:
         turns = [
             (number, contender)
-            for number in range(rounds + 1)
+            for number in range(rounds.before + rounds.counted)
             for contender in [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
         ]
         failed: set[str] = set()
@@ -128,6 +137,6 @@ def measure(figure: Figure, stage: Stage, rounds: int, results: Results, tell: W
                 failed.add(contender.name)
                 results.leave_out(figure, contender, str(error))
                 continue
-            if number > 0:
+            if number >= rounds.before:
                 results.add(figure, contender, values)
         tell(total=len(turns), completed=len(turns), now="")

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.bars import FREE_CORES, Bar, Verdict
-from benchmarks.measuring import Results
+from benchmarks.measuring import Results, Rounds
 from benchmarks.payload import IN_FLIGHT
 from benchmarks.plot import Row, plot
 
@@ -19,7 +19,7 @@ class Run:
     results: Results
     bars: Sequence[Bar]
     sizes: Mapping[str, object]
-    rounds: int
+    rounds: Rounds
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     peers_missing: str
@@ -113,7 +113,7 @@ def as_json(run: Run) -> str:
     document = {
         "day": run.day.isoformat(),
         "command": run.command,
-        "rounds": run.rounds,
+        "rounds": run.rounds.counted,
         "sizes": run.sizes,
         "machine": run.machine,
         "versions": run.versions,
@@ -171,7 +171,7 @@ def _made_with(run: Run) -> str:
     facts = {
         "day": run.day.isoformat(),
         "command": f"`{run.command}`",
-        "rounds": f"{run.rounds}, after one that does not count",
+        "rounds": f"{run.rounds.counted}, after {run.rounds.before} that does not count",
         **run.machine,
         "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),
         "sizes": ", ".join(f"{name.replace('_', ' ')} {size}" for name, size in run.sizes.items()),

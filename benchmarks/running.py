@@ -11,13 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from benchmarks import database, processes
 from benchmarks.bars import bars
 from benchmarks.machine import machine, versions
-from benchmarks.measuring import Figure, Results, Sizes, Stage, measure
+from benchmarks.measuring import Figure, Results, Rounds, Sizes, Stage, measure
 from benchmarks.peers.environment import Peers
 from benchmarks.report import Run
 
 
 def run_figures(
-    figures: Sequence[Figure], sizes: Sizes, rounds: int, peers: Peers, command: str, console: Console
+    figures: Sequence[Figure], sizes: Sizes, rounds: Rounds, peers: Peers, command: str, console: Console
 ) -> Run:
     """Measure these figures; the bars of all others are there, not measured."""
     results = Results()

@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks.database import Connection, Database
 from benchmarks.measuring import Contender, Figure, Stage
-from benchmarks.processes import Target
+from benchmarks.processes import BenchmarkError, Target
 from benchmarks.workers import Kind, bare_loop, ours, pgqueuer
 
 P50, P99 = "p50 ms", "p99 ms"
@@ -23,11 +23,15 @@ def commits(kind: Kind, database: Database, target: Target, samples: int) -> Map
     pauses = random.Random(samples)
     database.settle()
     with kind.at_work(database, target), database.connect() as user:
+        target.reset()
         _commit(kind, user, pauses, BEFORE)
+        target.until(BEFORE)
         target.reset()
         committed = _commit(kind, user, pauses, samples)
         target.until(samples)
         arrived = target.arrivals
+    if any(there < then for then, there in zip(committed, arrived, strict=True)):
+        raise BenchmarkError("a request was at the server before its commit was asked for")
     taken = sorted((there - then) * 1000 for then, there in zip(committed, arrived, strict=True))
     return {P50: taken[len(taken) // 2], P99: taken[min(len(taken) - 1, len(taken) * 99 // 100)]}
 

@@ -22,7 +22,8 @@ from pgqueuer.models import Job
 
 from benchmarks.peers.sending import sender
 
-BATCH_SIZE = int(os.environ.get("BATCH", "100"))
+BATCH_SIZE = 1000
+"""Of 10, 50, 100, 250, 500 and 1,000 the fastest here."""
 
 
 async def main(url: str) -> None:
