@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.figures import FIGURES
 from benchmarks.measuring import FULL, QUICK, Rounds
 from benchmarks.peers.environment import install, no_peers
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, BenchmarkError
 from benchmarks.report import Run, write
 from benchmarks.running import run_figures
 
@@ -27,11 +27,15 @@ def main(arguments: Sequence[str]) -> int:
         peers = no_peers("as was asked for") if options.without_peers else install()
     chosen = [figure for figure in FIGURES if figure.name in options.only]
     sizes, rounds = QUICK if options.quick else FULL, Rounds(options.rounds)
-    run = run_figures(chosen, sizes, rounds, peers, _command(options), console)
+    try:
+        run = run_figures(chosen, sizes, rounds, peers, _command(options), console)
+    except BenchmarkError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
     write(run, options.output)
     _print(run, console)
     console.print(f"Written to {options.output}.")
-    return 1 if run.results.failures or run.peers_missing else 0
+    return 1 if run.results.failures or (run.peers_missing and not options.without_peers) else 0
 
 
 def _options(arguments: Sequence[str]) -> Namespace:

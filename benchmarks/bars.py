@@ -49,6 +49,11 @@ class Bar:
         under = [median for series in self.under if (median := results.median(series)) is not None]
         return results.median(self.over), min(under, default=None)
 
+    @property
+    def is_ours_below(self) -> bool:
+        """Where less is better of us, and the ratio has the peer above."""
+        return self.under[0].contender == OURS
+
     def ratio(self, results: Results) -> float | None:
         """Of the medians of all rounds; None where one of the two is missing."""
         over, under = self.sides(results)

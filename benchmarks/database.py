@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.processes import BenchmarkError
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -89,6 +90,12 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """PostgreSQL 15 in a temporary directory, as `nobody` where we are root. Durable, as it is by default."""
+    """PostgreSQL 15 in a temporary directory, as `nobody` where we are root. Durable, as it is by default.
+
+    Raises:
+        BenchmarkError: it is not there.
+    """
+    if not (BINARIES / "pgbench").exists():
+        raise BenchmarkError("PostgreSQL 15 is not installed. On Debian: apt-get install postgresql-15")
     with EmbeddedPostgres(bindir=BINARIES) as running:
         yield Server(running.url)

@@ -9,7 +9,7 @@ from math import log2
 from benchmarks.bars import Bar, Verdict, Wanted
 
 WIDTH = 960
-LINE = 30
+LINE = 36
 TOP = 64
 LEFT, RIGHT = 400, 690
 """Where the bars begin and end; labels stand before, numbers behind."""
@@ -20,11 +20,11 @@ STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .title { font-size: 15px; font-weight: 600; } .quiet { fill: #59636e; } .number { font-variant-numeric: tabular-nums; }
 .grid { stroke: #d1d9e0; } .bar { stroke: #1f2328; stroke-width: 2; } .wish { stroke: #59636e; stroke-dasharray: 3 2; }
-.page { fill: #ffffff; } .met, .beyond { fill: #2b7de0; } .missed { fill: #d4622a; } .judged { fill: #8c959f; }
+.page { fill: #ffffff; } .met, .beyond { fill: #2b7de0; } .missed { fill: #d4622a; } .not-judged { fill: #8c959f; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .quiet { fill: #9198a1; } .grid { stroke: #3d444d; } .bar { stroke: #e6edf3; }
   .wish { stroke: #9198a1; } .page { fill: #0d1117; } .met, .beyond { fill: #4c9aff; } .missed { fill: #f0883e; }
-  .judged { fill: #6e7681; }
+  .not-judged { fill: #6e7681; }
 }
 """
 
@@ -66,20 +66,24 @@ def _frame(height: int) -> Iterator[str]:
 
 
 def _line(row: Row, y: int) -> Iterator[str]:
-    yield _text(LEFT - 12, y + 12, row.what, "", "end")
-    yield _text(LEFT - 12, y + 25, row.peer, "quiet", "end")
-    if row.bar.beyond is not None:
-        x = _across(_better(row.bar.beyond, row.bar))
-        yield f'<line class="wish" x1="{x}" y1="{y + 2}" x2="{x}" y2="{y + 24}"/>'
-    number = "" if row.ratio is None else f"{row.ratio:.2f} "
+    yield _text(LEFT - 12, y + 13, row.what, "", "end")
+    yield _text(LEFT - 12, y + 28, row.peer, "quiet", "end")
     if row.ratio is not None:
         at, from_bar = _across(_better(row.ratio, row.bar)), _across(0)
-        kind = str(row.verdict).split()[-1]
         yield (
-            f'<rect class="{kind}" x="{min(at, from_bar)}" y="{y + 6}" width="{max(abs(at - from_bar), 2):.1f}" '
-            'height="14" rx="2"/>'
+            f'<rect class="{_kind(row.verdict)}" x="{min(at, from_bar)}" y="{y + 9}" '
+            f'width="{max(abs(at - from_bar), 2):.1f}" height="14" rx="2"/>'
         )
-    yield _text(RIGHT + 16, y + 18, f"{number}({row.bar.wanted} {row.bar.bar:g})  {row.verdict}", "number")
+    if row.bar.beyond is not None:
+        x = _across(_better(row.bar.beyond, row.bar))
+        yield f'<line class="wish" x1="{x}" y1="{y + 4}" x2="{x}" y2="{y + 28}"/>'
+    number = "" if row.ratio is None else f"{row.ratio:.2f} "
+    yield _text(RIGHT + 16, y + 21, f"{number}({row.bar.wanted} {row.bar.bar:g})  {row.verdict}", "number")
+
+
+def _kind(verdict: Verdict) -> str:
+    """The class of its colour."""
+    return str(verdict).replace(" ", "-")
 
 
 def _better(ratio: float, bar: Bar) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
-LONGEST_SECONDS = 1800.0
+LONGEST_SECONDS = 600.0
 """What takes longer than this to be sent is stuck."""
 
 Command = Sequence[str]
@@ -52,12 +52,8 @@ def result_of(command: Command, **environment: str) -> Any:
 
 
 @contextmanager
-def running(command: Command, ready: str, **environment: str) -> Iterator["Running"]:
-    """A process, from when its output has the word `ready`. It is asked to stop at the end.
-
-    Raises:
-        BenchmarkError: it ended before it was ready, or with an error.
-    """
+def running(command: Command, **environment: str) -> Iterator["Running"]:
+    """A process. It is asked to stop at the end."""
     with TemporaryDirectory(prefix="dynamics-sync-bench-") as directory:
         log = Path(directory, "log")
         with log.open("wb") as output:
@@ -65,10 +61,8 @@ def running(command: Command, ready: str, **environment: str) -> Iterator["Runni
             process = subprocess.Popen(
                 command, env=_environment(environment), cwd=directory, stdout=output, stderr=subprocess.STDOUT
             )
-        started = Running(process, log)
         try:
-            started.says(ready)
-            yield started
+            yield Running(process, log)
         finally:
             process.terminate()
             try:
@@ -86,7 +80,11 @@ class Running:
         self._log = log
 
     def says(self, word: str) -> str:
-        """What it has said, once the word is in it."""
+        """What it has said, once the word is in it.
+
+        Raises:
+            BenchmarkError: it ended before, or takes too long.
+        """
         deadline = time.monotonic() + READY_SECONDS
         while word not in (said := self._log.read_text()):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -125,10 +123,16 @@ class Target:
         return times
 
     def _ask(self, address: str) -> Any:
+        """
+        Raises:
+            BenchmarkError: there is no answer for too long.
+        """
         connection = HTTPConnection("127.0.0.1", self._port, timeout=LONGEST_SECONDS)
         try:
             connection.request("GET", address)
             return json.load(connection.getresponse())
+        except TimeoutError:
+            raise BenchmarkError(f"what was asked for in {address} did not happen") from None
         finally:
             connection.close()
 
@@ -136,7 +140,7 @@ class Target:
 @contextmanager
 def target() -> Iterator[Target]:
     """The server that all send to."""
-    with running(module("server"), "\n") as server:
+    with running(module("server")) as server:
         yield Target(int(server.says("\n")))
 
 

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.bars import FREE_CORES, Bar, Verdict
-from benchmarks.measuring import Results, Rounds
+from benchmarks.measuring import Results, Rounds, Series
 from benchmarks.payload import IN_FLIGHT
 from benchmarks.plot import Row, plot
 
@@ -141,8 +141,9 @@ def _figures(run: Run) -> str:
     lines = ["| figure | ours | peer | ratio | bar | beyond | |", "|---|---:|---:|---:|---:|---:|---|"]
     for bar in run.bars:
         ratio, spread = bar.ratio(run.results), bar.spread(run.results)
-        ours, theirs = bar.sides(run.results)
-        unit = bar.over.metric.split()[-1]
+        over, under = bar.sides(run.results)
+        ours, theirs = (under, over) if bar.is_ours_below else (over, under)
+        unit = _unit(bar.over)
         lines.append(
             f"| {bar.name} | {_value(ours, unit)} | {_value(theirs, unit)} | {_ratio(ratio, spread)} "
             f"| {bar.wanted} {bar.bar:g} | {'' if bar.beyond is None else f'{bar.wanted} {bar.beyond:g}'} "
@@ -154,7 +155,7 @@ def _figures(run: Run) -> str:
 def _series(run: Run) -> str:
     lines = ["", "## All that was measured", "", "| | | median | least | most |", "|---|---|---:|---:|---:|"]
     for series, values in run.results.rounds.items():
-        unit = series.metric.split()[-1]
+        unit = _unit(series)
         shown = (_value(value, unit) for value in (run.results.median(series), min(values), max(values)))
         lines.append(f"| {series.figure} | {series.contender}, {series.metric} | {' | '.join(shown)} |")
     return "\n".join(lines)
@@ -179,6 +180,11 @@ def _made_with(run: Run) -> str:
     return "\n".join(["", "## What it was measured with", "", "| | |", "|---|---|"]) + "".join(
         f"\n| {name} | {value} |" for name, value in facts.items()
     )
+
+
+def _unit(series: Series) -> str:
+    """The last word of what was measured."""
+    return series.metric.split()[-1]
 
 
 def _value(value: float | None, unit: str) -> str:

@@ -43,8 +43,10 @@ class Kind:
         """So many processes of it, from when all have begun."""
         environment = self.environment(database, target)
         with ExitStack() as stack:
-            commands = [self.command(target)] * processes
-            yield [stack.enter_context(running(command, self.ready, **environment)) for command in commands]
+            started = [stack.enter_context(running(self.command(target), **environment)) for _ in range(processes)]
+            for each in started:
+                each.says(self.ready)
+            yield started
 
 
 def ours(**settings: object) -> Kind:

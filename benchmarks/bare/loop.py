@@ -19,7 +19,7 @@ from yarl import URL
 
 from benchmarks.payload import ENTITY_SET, IN_FLIGHT, LOGICAL_NAME, address, body, headers
 
-PUMPS = {"single": 3, "bulk": 3}
+PUMPS = {"single": 2, "bulk": 3}
 CLAIMED = {"single": 200, "bulk": 1000}
 """More made neither faster here."""
 
