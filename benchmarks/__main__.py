@@ -1,5 +1,6 @@
 """`python -m benchmarks`: measure, and write the report."""
 
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ NAMES = [figure.name for figure in FIGURES]
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write. Gives 1 where something failed; a bar that is missed is for the reader to judge."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
     console = Console()
     with console.status("Installing the peers ..."):
         peers = no_peers("as was asked for") if options.without_peers else install()

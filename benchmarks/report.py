@@ -65,8 +65,8 @@ HOW = """
   need not read the row.
 - **The bare loop** (`benchmarks/bare/loop.py`) claims, reads, sends the same bodies and settles what it sent, and does
   nothing else.
-- **Latency**: a user commits a change of one record, again and again, with pauses; from when the commit is asked for
-  until the request is at the server.
+- **Latency**: a user commits a change of one record, again and again, with pauses; from when the commit is done until
+  the request is at the server.
 - **A long queue**: so many records are sent of few, many and very many that wait; memory is the most that the worker's
   process had resident.
 - **The trigger**: pgbench with eight clients, and one statement; nobody empties the queues meanwhile, and one session

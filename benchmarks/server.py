@@ -20,6 +20,8 @@ TABLE = {
     "EntitySetName": "bench_certificates",
     "PrimaryIdAttribute": "bench_certificateid",
 }
+FIRST_ARRIVALS = 1000
+"""So many times are kept."""
 
 
 @dataclass
@@ -28,26 +30,27 @@ class Counted:
 
     requests: int = 0
     records: int = 0
-    first: float = 0.0
-    """When the first write was here."""
     arrivals: list[float] = field(default_factory=list)
     """When each of the first writes was here."""
-    awaited: list[tuple[int, Callable[[float], None]]] = field(default_factory=list)
-    """Who waits for how many records."""
+    awaited: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """Who is told at how many records."""
 
     def add(self, records: int) -> None:
-        """A write has arrived."""
-        if len(self.arrivals) < 1000:
+        """A write is here."""
+        if len(self.arrivals) < FIRST_ARRIVALS:
             self.arrivals.append(time.monotonic())
-            self.first = self.arrivals[0]
         self.requests += 1
         self.records += records
-        while self.awaited and self.records >= self.awaited[0][0]:
-            _, tell = self.awaited.pop(0)
-            tell(time.monotonic())
+        if self.awaited:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell those who have waited long enough."""
+        for records in [each for each in self.awaited if each <= self.records]:
+            self.awaited.pop(records)()
 
 
-class Target(asyncio.Protocol):
+class Answers(asyncio.Protocol):
     """One connection."""
 
     counted = Counted()
@@ -86,21 +89,18 @@ class Target(asyncio.Protocol):
         parts = urlsplit(address)
         match parts.path:
             case "/bench/reset":
-                Target.counted = Counted()
+                Answers.counted = Counted()
                 self._write({})
             case "/bench/arrivals":
                 self._write({"arrivals": self.counted.arrivals})
             case "/bench/until":
-                records = int(parse_qs(parts.query)["records"][0])
-                self.counted.awaited.append((records, self._tell_reached))
-                self.counted.awaited.sort(key=lambda each: each[0])
-                if self.counted.records >= records:
-                    self.counted.awaited.pop(0)
-                    self._tell_reached(time.monotonic())
+                self.counted.awaited[int(parse_qs(parts.query)["records"][0])] = self._tell_reached
+                self.counted.tell()
 
-    def _tell_reached(self, at: float) -> None:
+    def _tell_reached(self) -> None:
         counted = self.counted
-        self._write({"requests": counted.requests, "records": counted.records, "first": counted.first, "at": at})
+        first, now = counted.arrivals[0], time.monotonic()
+        self._write({"requests": counted.requests, "records": counted.records, "first": first, "at": now})
 
     def _write(self, document: object) -> None:
         text = json.dumps(document).encode()
@@ -126,7 +126,7 @@ def _document(address: bytes) -> object:
 
 async def main() -> None:
     """Serve on a free port, which is printed, until this is ended."""
-    server = await asyncio.get_running_loop().create_server(Target, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(Answers, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
