@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from benchmarks.figures import backlog, breaker, latency, throughput, trigger
-from benchmarks.measuring import Results, Series, Sizes
+from benchmarks.measuring import LOOP, NO_TRIGGER, OURS, PATCHES, SDK, Results, Series, Sizes
 
 
 class Wanted(StrEnum):
@@ -79,7 +79,6 @@ class Bar:
         return ratio >= bar if self.wanted is Wanted.AT_LEAST else ratio <= bar
 
 
-OURS, LOOP, PATCHES, SDK = "dynamics-sync", "a bare loop", "PATCHes without any database", "Microsoft's SDK"
 FREE_CORES = 4
 """One for PostgreSQL, one for the server that is sent to, one for each of two workers."""
 
@@ -125,10 +124,10 @@ def _backlog(sizes: Sizes) -> Iterator[Bar]:
 
 
 def _trigger() -> Iterator[Bar]:
-    without, ours = (Series("trigger", capture, trigger.TRANSACTIONS) for capture in ("no trigger", OURS))
+    without, ours = (Series("trigger", capture, trigger.TRANSACTIONS) for capture in (NO_TRIGGER, OURS))
     what = "transactions of several clients"
     yield Bar(what, "without the trigger, of those with it", without, (ours,), Wanted.AT_MOST, 1.5, 1.25)
-    without, ours = (Series("trigger", capture, trigger.STATEMENT) for capture in ("no trigger", OURS))
+    without, ours = (Series("trigger", capture, trigger.STATEMENT) for capture in (NO_TRIGGER, OURS))
     what = "a statement that updates many rows"
     yield Bar(what, "with the trigger, of one without it", ours, (without,), Wanted.AT_MOST, 3, 2)
 

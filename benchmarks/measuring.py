@@ -7,9 +7,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import psycopg
+
 from benchmarks.database import Server
 from benchmarks.peers.environment import Peers
 from benchmarks.processes import BenchmarkError, Target
+from dynamics_sync.core.errors import DynamicsSyncError
+
+FAILURES = (BenchmarkError, DynamicsSyncError, psycopg.Error)
+"""What is told in the report, and does not end the run."""
+OURS, LOOP, NO_TRIGGER = "dynamics-sync", "a bare loop", "no trigger"
+PATCHES, SDK = "PATCHes without any database", "Microsoft's SDK"
+"""Contenders that figures are about."""
 
 
 class Series(NamedTuple):
@@ -45,9 +54,43 @@ class Sizes:
     """Of a breaker, in a chunk."""
 
 
-FULL = Sizes(10_000, 2_000, 50_000, 200, (1_000, 10_000, 1_000_000), 9_000, 100_000, 2_000, 20_000, 100_000)
-QUICK = Sizes(3_000, 500, 20_000, 50, (1_000, 10_000, 100_000), 9_000, 20_000, 300, 5_000, 20_000)
-TINY = Sizes(20, 5, 40, 2, (10, 40, 80), 30, 100, 10, 50, 100)
+FULL = Sizes(
+    single=10_000,
+    slow=2_000,
+    bulk=50_000,
+    samples=200,
+    backlogs=(1_000, 10_000, 1_000_000),
+    drained=9_000,
+    rows=100_000,
+    transactions=2_000,
+    statement_rows=20_000,
+    calls=100_000,
+)
+QUICK = Sizes(
+    single=3_000,
+    slow=500,
+    bulk=20_000,
+    samples=50,
+    backlogs=(1_000, 10_000, 100_000),
+    drained=9_000,
+    rows=20_000,
+    transactions=300,
+    statement_rows=5_000,
+    calls=20_000,
+)
+TINY = Sizes(
+    single=20,
+    slow=5,
+    bulk=40,
+    samples=2,
+    backlogs=(10, 40, 80),
+    drained=30,
+    rows=100,
+    transactions=10,
+    statement_rows=50,
+    calls=100,
+)
+"""To see that all works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +176,7 @@ def measure(figure: Figure, stage: Stage, rounds: Rounds, results: Results, tell
                 continue
             try:
                 values = contender.turn()
-            except BenchmarkError as error:
+            except FAILURES as error:
                 failed.add(contender.name)
                 results.leave_out(figure, contender, str(error))
                 continue

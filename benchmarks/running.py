@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from benchmarks import database, processes
 from benchmarks.bars import bars
 from benchmarks.machine import machine, versions
-from benchmarks.measuring import Figure, Results, Rounds, Sizes, Stage, measure
+from benchmarks.measuring import FAILURES, Figure, Results, Rounds, Sizes, Stage, measure
 from benchmarks.peers.environment import Peers
 from benchmarks.report import Run
 
@@ -26,7 +26,10 @@ def run_figures(
         stage = Stage(server, target, peers, sizes)
         for figure in figures:
             task = progress.add_task(figure.title, total=None, now="making its databases")
-            measure(figure, stage, rounds, results, partial(progress.update, task))
+            try:
+                measure(figure, stage, rounds, results, partial(progress.update, task))
+            except FAILURES as error:
+                results.failures[figure.title] = str(error)
         postgres = server.version
     return Run(
         results=results,

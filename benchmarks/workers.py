@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.database import TOGGLED, Database
+from benchmarks.measuring import LOOP, OURS
 from benchmarks.processes import Command, Running, Target, module, output_of, running
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
 
@@ -71,7 +72,7 @@ def ours(**settings: object) -> Kind:
         return {f"DYNAMICS_SYNC_{name.upper()}": str(value) for name, value in given.items()}
 
     return Kind(
-        name="dynamics-sync",
+        name=OURS,
         prepare=prepare,
         enqueue=CHANGED,
         waits="select exists (select from dynamics_sync.outbox)",
@@ -85,7 +86,7 @@ def bare_loop(form: str) -> Kind:
     """The hand-written one, `single` or `bulk`."""
     schema = (HERE / "bare" / "schema.sql").read_text()
     return Kind(
-        name="a bare loop",
+        name=LOOP,
         prepare=lambda database: database.run(schema),
         enqueue=CHANGED,
         waits="select exists (select from bare.outbox)",

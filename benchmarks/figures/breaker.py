@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.measuring import Contender, Figure, Stage
+from benchmarks.measuring import OURS, Contender, Figure, Stage
 from benchmarks.processes import Command, module, result_of
 
 OVERHEAD = "µs"
@@ -18,7 +18,7 @@ def _contender(name: str, command: Command) -> Contender:
 def _breaker(stage: Stage) -> Iterator[Sequence[Contender]]:
     calls, python = stage.sizes.calls, stage.peers.python
     contenders = [
-        _contender("dynamics-sync", module("bare.breaker", "ours", calls)),
+        _contender(OURS, module("bare.breaker", "ours", calls)),
         _contender("a bare state machine", module("bare.breaker", "bare", calls)),
     ]
     if python is not None:

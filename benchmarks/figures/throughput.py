@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from benchmarks.database import Database
-from benchmarks.measuring import Contender, Figure, Stage
+from benchmarks.measuring import PATCHES, SDK, Contender, Figure, Stage
 from benchmarks.payload import IN_FLIGHT
 from benchmarks.processes import LONGEST_SECONDS, BenchmarkError, Target, module, result_of
 from benchmarks.workers import Kind, bare_loop, ours, pgqueuer, procrastinate
@@ -48,12 +48,12 @@ def _of_workers(stage: Stage, stack: ExitStack, figure: str, kinds: Sequence[tup
 
 def _patches(stage: Stage) -> Contender:
     command = module("bare.patches", stage.target.url, stage.sizes.single)
-    return Contender("PATCHes without any database", lambda: {RATE: result_of(command)})
+    return Contender(PATCHES, lambda: {RATE: result_of(command)})
 
 
 def _sdk(stage: Stage, python: str, count: int, size: int) -> Contender:
     command = module("peers.sdk", stage.target.url, count, size, python=python)
-    return Contender("Microsoft's SDK", lambda: {RATE: result_of(command)})
+    return Contender(SDK, lambda: {RATE: result_of(command)})
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.database import BINARIES, TOGGLED, Database
-from benchmarks.measuring import Contender, Figure, Sizes, Stage
+from benchmarks.measuring import NO_TRIGGER, OURS, Contender, Figure, Sizes, Stage
 from benchmarks.processes import BenchmarkError, output_of
 from benchmarks.workers import bare_loop, ours, schema_of
 
@@ -77,8 +77,8 @@ def _nothing(database: Database) -> None:
 
 def _captures(python: str | None) -> Sequence[Capture]:
     captures = [
-        Capture("no trigger", _nothing, "select", "nothing"),
-        Capture("dynamics-sync", ours().prepare, "truncate dynamics_sync.outbox", "dynamics_sync"),
+        Capture(NO_TRIGGER, _nothing, "select", "nothing"),
+        Capture(OURS, ours().prepare, "truncate dynamics_sync.outbox", "dynamics_sync"),
         Capture("a plain row trigger", bare_loop("single").prepare, "truncate bare.outbox", "bare"),
     ]
     if python is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from benchmarks.bars import LOOP, PATCHES, Verdict, bars
+from benchmarks.bars import Verdict, bars
 from benchmarks.database import Server
 from benchmarks.figures import BACKLOG, BREAKER, BULK, LATENCY, TRIGGER, WORKERS
-from benchmarks.measuring import FULL, TINY, Contender, Figure, Results, Rounds, Series, Stage, measure
+from benchmarks.measuring import FULL, LOOP, PATCHES, TINY, Contender, Figure, Results, Rounds, Series, Stage, measure
 from benchmarks.peers.environment import LOCK, NAMED, no_peers
 from benchmarks.plot import plot
 from benchmarks.processes import BenchmarkError, target
