@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.core.errors import MappingError
@@ -19,6 +20,7 @@ from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.bulk_messages import BulkMessages
 from dynamics_sync.dynamics.bundling import Bundling
 from dynamics_sync.dynamics.gateway import DataverseGateway
+from dynamics_sync.dynamics.limits import hints_from
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.tokens import Tokens, token_request
 from dynamics_sync.dynamics.web_api import WebApi
@@ -32,6 +34,7 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.stores import Stores, open_stores
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.inbox import Inbox
+from dynamics_sync.sync.pacer import Pacer
 from dynamics_sync.sync.reading import GentleReader
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
@@ -127,9 +130,11 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, types, clock)
         bundling = Bundling(mapping, settings.bulk_size)
-        api = WebApi(url, session, clock)
+        stopping = StoppableClock(clock)
+        pacer = Pacer(stores.targets[DYNAMICS].pace, stopping, settings.concurrency, str(uuid4()))
+        api = WebApi(url, session, clock, lambda exchanged: pacer.hear(hints_from(exchanged.headers)))
         gateway = DataverseGateway(api=api, tokens=tokens, records=records, mapping=mapping, bundling=bundling)
-        workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, StoppableClock(clock))}
+        workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, stopping, pacer)}
         if portal is not None:
             opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
             workers[PORTAL] = await stack.enter_async_context(opened)

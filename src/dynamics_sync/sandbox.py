@@ -19,8 +19,12 @@ STATES = {"statecode": (0, 1), "statuscode": (1, 2)}
 
 @asynccontextmanager
 async def dynamics_or_simulator(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings, completed with a simulator where no Dynamics is named."""
-    if settings.dynamics_url is not None:
+    """The settings, completed with a simulator where no Dynamics is named.
+
+    Who has credentials means Dynamics and forgot the address: what a simulator took would be lost. They are told of it
+    by whatever needs the address.
+    """
+    if any((settings.dynamics_url, settings.tenant_id, settings.client_id, settings.client_secret)):
         yield settings
         return
     tables = simulator_tables(read_mapping(settings.mapping))

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """None for the embedded PostgreSQL."""
     dynamics_url: str | None = None
-    """None for the simulator."""
+    """None, and no credentials, for the simulator."""
     tenant_id: str | None = None
     client_id: str | None = None
     client_secret: SecretStr | None = None

@@ -17,6 +17,7 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.inbox import PostgresInbox
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
+from dynamics_sync.postgres.pace_store import PostgresPaceStore
 from dynamics_sync.postgres.reconciliation import COUNT_OPEN
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.settings import Settings
@@ -75,6 +76,7 @@ class TargetStores:
     incidents: PostgresIncidents
     circuit_settings: CircuitSettings
     breaker: DynamicsCircuitBreaker
+    pace: PostgresPaceStore
 
     async def waiting(self) -> int:
         """Records in the outbox."""
@@ -120,6 +122,7 @@ def target_stores(settings: Settings, pool: Pool, name: str) -> TargetStores:
         incidents=PostgresIncidents(pool, name),
         circuit_settings=circuit_settings,
         breaker=DynamicsCircuitBreaker(circuit_settings, store, trust_seconds=TRUST_SECONDS, target=name),
+        pace=PostgresPaceStore(pool, name),
     )
 
 

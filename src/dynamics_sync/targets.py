@@ -7,6 +7,7 @@ database and the code, and none waits for another.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from uuid import uuid4
 
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.mapping import SourceTables
@@ -24,6 +25,8 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.stores import TargetStores, lease_times
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.lease import LeasedGateway
+from dynamics_sync.sync.one_by_one import as_bulk
+from dynamics_sync.sync.pacer import PacedGateway, Pacer
 from dynamics_sync.sync.ports import BulkGateway, Gateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
@@ -36,11 +39,12 @@ def make_worker(
     gateway: Gateway | BulkGateway,
     records: PostgresRecords,
     clock: StoppableClock,
+    pacer: Pacer,
 ) -> Worker:
     """Wire what sends to one target."""
     times = lease_times(settings)
     outbox = PostgresOutbox(stores.pool, stores.name, times.lease_seconds)
-    leased = LeasedGateway(gateway, outbox, clock, times)
+    leased = LeasedGateway(PacedGateway(as_bulk(gateway), pacer, clock), outbox, clock, times)
     service = HLFDynamicsSyncService(
         breaker=stores.breaker,
         policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
@@ -53,6 +57,7 @@ def make_worker(
         breaker=stores.breaker,
         outbox=outbox,
         leases=leased,
+        pacer=pacer,
         read_ahead=records.read_ahead,
         clock=clock,
         settings=WorkerSettings(
@@ -147,4 +152,6 @@ async def open_portal(
             contract=portal.contract,
             clock=clock,
         )
-        yield make_worker(settings, stores, gateway, records, StoppableClock(clock))
+        stopping = StoppableClock(clock)
+        pacer = Pacer(stores.pace, stopping, settings.concurrency, str(uuid4()))
+        yield make_worker(settings, stores, gateway, records, stopping, pacer)

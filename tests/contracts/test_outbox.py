@@ -2,6 +2,7 @@
 operations to the service itself, and nothing is claimed."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,7 +17,7 @@ from support.outbox import LEASE_SECONDS, claim, claim_one
 from support.postgres_stores import PostgresStores
 from support.stores import Stores, Waiting, change, transaction, until_somebody_waits
 
-APPLIED = Applied(1, etag="W/1")
+APPLIED = Applied(1, etag="W/1", payload_hash=b"1")
 
 
 async def waiting(stores: Stores) -> dict[str, Waiting]:
@@ -87,7 +88,7 @@ class TestLease:
         await change(stores, "a")
         operation = await claim_one(outbox)
         await stores.advance(LEASE_SECONDS - 10)
-        assert await outbox.renew(operation)
+        assert await outbox.renew([operation])
         await stores.advance(LEASE_SECONDS - 10)
         assert await claim(other_outbox) == {}
 
@@ -98,10 +99,10 @@ class TestLease:
         lost = await claim_one(outbox)
         await stores.advance(LEASE_SECONDS + 1)
         held = await claim_one(other_outbox)
-        assert not await outbox.renew(lost)
+        assert not await outbox.renew([lost])
         await outbox.release(lost, attempts=3)
         assert (await waiting(stores))["a"].is_leased
-        assert await other_outbox.renew(held)
+        assert await other_outbox.renew([held])
         assert (await waiting(stores))["a"].attempts == 0
 
     async def test_of_a_record_that_a_user_has_locked_it_cannot_be_renewed(
@@ -111,7 +112,7 @@ class TestLease:
         await change(stores, "a")
         operation = await claim_one(outbox)
         async with transaction(stores, "a"), asyncio.timeout(10):
-            assert not await outbox.renew(operation)
+            assert not await outbox.renew([operation])
 
 
 class TestSettle:
@@ -121,7 +122,48 @@ class TestSettle:
         await outbox.settle([(operation, APPLIED)])
         picture = await stores.look()
         assert picture.waiting == {}
-        assert picture.applied == {"a": (operation.version, "W/1")}
+        assert picture.applied == {"a": (operation.version, "W/1", b"1")}
+
+    async def test_what_dynamics_holds_is_not_known_once_the_record_changed_or_an_answer_is_missing(
+        self, stores: Stores, outbox: Outbox
+    ) -> None:
+        await change(stores, "changed", "unanswered")
+        claimed = await claim(outbox)
+        await change(stores, "changed")
+        unanswered = replace(APPLIED, unanswered=True)
+        await outbox.settle([(claimed["changed"], APPLIED), (claimed["unanswered"], unanswered)])
+        assert {key: known[2] for key, known in (await stores.look()).applied.items()} == {
+            "changed": None,
+            "unanswered": None,
+        }
+
+    @pytest.mark.parametrize("forgetting", ["release", "queue", "lost"])
+    async def test_what_dynamics_holds_is_forgotten_where_it_may_be_another_state(
+        self, stores: Stores, outbox: Outbox, other_outbox: Outbox, forgetting: str
+    ) -> None:
+        await change(stores, "a")
+        await outbox.settle([(await claim_one(outbox), APPLIED)])
+        await change(stores, "a")
+        operation = await claim_one(outbox)
+        match forgetting:
+            case "release":
+                await outbox.release(operation, attempts=1)
+            case "queue":
+                await stores.queue.add(Failure(operation, FailureReason.REJECTED, "http_400", 1))
+            case "lost":
+                await stores.advance(LEASE_SECONDS + 1)
+                await claim(other_outbox)
+        assert (await stores.look()).applied["a"][1:] == ("W/1", None)
+
+    async def test_what_needed_no_request_leaves_what_is_known_as_it_is(self, stores: Stores, outbox: Outbox) -> None:
+        await change(stores, "a")
+        first = await claim_one(outbox)
+        await outbox.settle([(first, APPLIED)])
+        await change(stores, "a")
+        await outbox.settle([(await claim_one(outbox), Applied(0, is_sent=False))])
+        picture = await stores.look()
+        assert picture.waiting == {}
+        assert picture.applied == {"a": (first.version, "W/1", b"1")}
 
     async def test_a_record_changed_meanwhile_stays_and_is_free_at_once(self, stores: Stores, outbox: Outbox) -> None:
         await change(stores, "a")
@@ -180,7 +222,7 @@ class TestSettle:
         await change(stores, "a")
         operation = await claim_one(outbox)
         async with transaction(stores, "a", commits=commits):
-            settling = asyncio.create_task(outbox.settle([(operation, APPLIED)]))
+            settling = asyncio.create_task(outbox.settle([(operation, replace(APPLIED, unanswered=True))]))
             await until_noted(stores)
             assert not settling.done()
         await settling
@@ -313,7 +355,7 @@ class TestUnanswered:
         await outbox.release(late, attempts=1, unanswered=True)
         (noted_by_release,) = (await stores.look()).unanswered.values()
         assert noted_by_release > noted_by_claim
-        assert await other_outbox.renew(held)
+        assert await other_outbox.renew([held])
 
     @pytest.mark.parametrize(("is_replayed", "is_sent"), [(False, False), (True, True)])
     async def test_a_record_in_the_queue_is_left_to_the_person_who_replays_it(
@@ -365,7 +407,7 @@ class TestUnanswered:
 
 
 async def until_noted(stores: Stores) -> None:
-    """Until a settlement or a release was tried: it leaves a note even where it finds the row locked."""
+    """Until the settlement or release of something unanswered was tried: it is noted even where the row is locked."""
     async with asyncio.timeout(10):
-        while not ((picture := await stores.look()).applied or picture.attempts):
+        while not (await stores.look()).unanswered:
             await asyncio.sleep(0.01)

@@ -163,7 +163,7 @@ class TestGivingUp:
         await stores.advance(LEASE_SECONDS + 1)
         held = await claim_one(other_outbox)
         await stores.queue.add(failure_of(lost))
-        assert await other_outbox.renew(held)
+        assert await other_outbox.renew([held])
         await other_outbox.settle([(held, APPLIED)])
         assert (await the_entry(stores)).status == QueueStatus.SUPERSEDED
 
@@ -176,7 +176,7 @@ class TestGivingUp:
         operation = await claim_one(outbox)
         with pytest.raises(DatabaseError):
             await postgres.queue.add(failure_of(operation, attempt_count=-1))
-        assert await outbox.renew(operation)
+        assert await outbox.renew([operation])
         assert await entries(postgres) == []
 
 

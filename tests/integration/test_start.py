@@ -125,6 +125,7 @@ async def test_a_portal_whose_changes_are_not_captured(database: str, dynamics: 
         ({"mapping": "[/absent].toml"}, "[/absent].toml cannot be read"),
         ({"enabled": "perhaps"}, "DYNAMICS_SYNC_ENABLED"),
         ({"client_secret": ""}, "DYNAMICS_SYNC_CLIENT_SECRET must be set"),
+        ({"dynamics_url": ""}, "DYNAMICS_SYNC_DYNAMICS_URL must be set too: Dynamics is reached with all four."),
     ],
 )
 async def test_a_wrong_setting(

@@ -251,7 +251,7 @@ def claims_what_others_hold() -> Patches:
 
 @bug
 def forgets_requests_that_were_never_answered() -> Patches:
-    with patch.object(Database, "_note_unanswered", lambda self, key: None):
+    with patch.object(Database, "note_unanswered", lambda self, key: None):
         yield
 
 
@@ -459,13 +459,13 @@ def believes_what_dynamics_held_before_an_unanswered_request() -> Patches:
     def note(self: Database, key: str) -> None:
         self.unanswered[key] = self.clock() + self.late_seconds
 
-    with patch.object(Database, "_note_unanswered", note):
+    with patch.object(Database, "note_unanswered", note):
         yield
 
 
 @bug
 def believes_what_dynamics_holds_whatever_failed() -> Patches:
-    with patch.object(Database, "_forget_payload", lambda self, key: None):
+    with patch.object(Database, "forget_payload", lambda self, key: None):
         yield
 
 

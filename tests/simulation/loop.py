@@ -107,8 +107,10 @@ class SimulationLoop(asyncio.AbstractEventLoop):
             for task in self._tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    with suppress(RuntimeError):
-                        task.get_coro().close()  # type: ignore[union-attr]
+                    for _ in range(10):  # as often as one of them waits for something more
+                        with suppress(RuntimeError):
+                            task.get_coro().close()  # type: ignore[union-attr]
+                            break
             self._tasks.clear()
 
     def continue_process(self, process: Process) -> None:

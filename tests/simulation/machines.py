@@ -27,14 +27,15 @@ from dynamics_sync.core.outcome import (
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.lease import LeasedGateway
+from dynamics_sync.sync.pacer import PacedGateway, Pacer
 from dynamics_sync.sync.ports import Prepared
 from dynamics_sync.sync.replay import Replay
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
-from simulation.loop import PROCESS, WORLD, Process
+from simulation.loop import PROCESS, WORLD, Process, SimulationLoop
 from simulation.networks import Said, Writes
 from simulation.plan import Action, Kind
-from simulation.stores import EPOCH, ModelCircuitStore, ModelOutbox, ModelRetryQueue
+from simulation.stores import EPOCH, ModelCircuitStore, ModelOutbox, ModelPaceStore, ModelRetryQueue
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -43,15 +44,15 @@ if TYPE_CHECKING:
 class SimulatedClock:
     """A machine's clocks. Only the wall clock can be wrong."""
 
-    def __init__(self, world: "World", skew: float = 0.0) -> None:
-        self._world = world
+    def __init__(self, loop: SimulationLoop, skew: float = 0.0) -> None:
+        self._loop = loop
         self.skew = skew
 
     def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self._world.loop.time() + self.skew)
+        return EPOCH + timedelta(seconds=self._loop.time() + self.skew)
 
     def monotonic(self) -> float:
-        return self._world.loop.time()
+        return self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -66,7 +67,7 @@ class Machine:
     def __init__(self, world: "World", name: str, skew: float = 0.0) -> None:
         self.world = world
         self.name = name
-        self.clock = SimulatedClock(world, skew)
+        self.clock = SimulatedClock(world.loop, skew)
         self.process = Process(name)
 
     def reach(self, point: str) -> None:
@@ -117,7 +118,9 @@ class SimulatedWorker(Machine):
         wire = self.wire
         outbox = ModelOutbox(world.database, wire, world.name, world.knobs.leases.lease_seconds)
         gateway = ModelGateway(self)
-        leases = LeasedGateway(gateway, outbox, clock, world.knobs.leases)
+        pacer = Pacer(ModelPaceStore(world.database, wire), clock, world.plan.concurrency, self.name)
+        paced = PacedGateway(gateway, pacer, clock)
+        leases = LeasedGateway(paced, outbox, clock, world.knobs.leases)
         circuits = ModelCircuitStore(world.database, wire)
         breaker = DynamicsCircuitBreaker(world.circuit_settings, circuits, clock, world.knobs.trust_seconds)
         service = HLFDynamicsSyncService(
@@ -133,6 +136,7 @@ class SimulatedWorker(Machine):
             breaker=breaker,
             outbox=outbox,
             leases=leases,
+            pacer=pacer,
             read_ahead=gateway.read_ahead,
             clock=clock,
             settings=settings,

@@ -21,13 +21,16 @@ from dynamics_sync.core.operation import (
     QueueStatus,
     SyncOperation,
 )
-from dynamics_sync.sync.ports import CircuitReading, Claim, Failure
+from dynamics_sync.core.pace import Pace
+from dynamics_sync.sync.ports import CircuitReading, Claim, Failure, PaceReading
 
 T = TypeVar("T")
 
 TARGET = "dynamics"
 TABLE = "public.things"
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+PRESENT_SECONDS = 3.0
 
 LOCKED_WAITS_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -79,6 +82,9 @@ class Database:
     """Version, etag and payload hash of what arrived last."""
     attempts: list[tuple[str, FailedAttempt]] = field(default_factory=list)
     circuit: Circuit = field(default_factory=Circuit)
+    pace: Pace = field(default_factory=Pace)
+    senders: dict[str, float] = field(default_factory=dict)
+    """Until when each worker counts as sending."""
     locked: set[str] = field(default_factory=set)
     """Records whose outbox row an open transaction of a user has locked."""
     _last_version: int = 0
@@ -109,7 +115,7 @@ class Database:
     def send_again(self, key: str, operation_type: OperationType = OperationType.UPSERT) -> None:
         """Mark it dirty so that it is sent, whatever Dynamics is believed to hold."""
         self.mark_dirty(key, operation_type)
-        self._forget_payload(key)
+        self.forget_payload(key)
 
     def known_payload(self, key: str) -> bytes | None:
         """A digest of what Dynamics is known to hold of a record."""
@@ -126,7 +132,7 @@ class Database:
         claimed = []
         for *_, key, row in due[:limit]:
             if row.lease_owner is not None:
-                self._note_unanswered(key)
+                self.note_unanswered(key)
             row.lease_owner, row.lease_until = claim_id, now + lease_seconds
             claimed.append(
                 SyncOperation(
@@ -156,7 +162,7 @@ class Database:
         for operation, applied in arrived:
             key = operation.record_key
             if applied.unanswered and self._row(operation) is not None:
-                self._note_unanswered(key)
+                self.note_unanswered(key)
             outcomes[operation.outbox_id] = outcome = self._give_back(operation)
             if outcome in ("gone", "changed") and applied.is_sent:
                 is_certain = outcome == "gone" and key not in self.unanswered
@@ -173,12 +179,12 @@ class Database:
         """Whether it is still ours, as a user has locked it."""
         self.attempts += [(operation.record_key, failure) for failure in failures]
         if unanswered and self._row(operation) is not None:
-            self._note_unanswered(operation.record_key)
+            self.note_unanswered(operation.record_key)
         row = self._ours(operation)
         if row is None or operation.record_key in self.locked:
             return row is not None
         row.lease_owner, row.attempts = None, attempts
-        self._forget_payload(operation.record_key)
+        self.forget_payload(operation.record_key)
         return False
 
     def add(self, failure: Failure, entry_id: str) -> str:
@@ -188,9 +194,9 @@ class Database:
         if operation.claim_id is not None:
             self._give_back(operation)
             self.attempts += [(key, each) for each in failure.failures]
-            self._forget_payload(key)
+            self.forget_payload(key)
             if failure.unanswered:
-                self._note_unanswered(key)
+                self.note_unanswered(key)
         entry = self.open_entries.get(key)
         if entry is None:
             entry = self.queue[entry_id] = self.open_entries[key] = Entry(
@@ -243,6 +249,22 @@ class Database:
         self.circuit = new
         return True
 
+    def share_pace(self, worker: str) -> PaceReading:
+        now = self.clock()
+        was_there = self.senders.get(worker, -1.0) >= now
+        self.senders = {each: until for each, until in self.senders.items() if until >= now}
+        if self.senders.get(worker, now) < now + PRESENT_SECONDS / 2:
+            self.senders[worker] = now + PRESENT_SECONDS
+        count = len(self.senders)
+        rank = sum(each < worker for each in self.senders)
+        return PaceReading(self.pace, self.now(), count, rank, count == 1 and not was_there)
+
+    def compare_and_set_pace(self, expected: Pace, new: Pace) -> bool:
+        if self.pace.revision != expected.revision:
+            return False
+        self.pace = new
+        return True
+
     def _row(self, operation: SyncOperation) -> Row | None:
         row = self.outbox.get(operation.record_key)
         return row if row is not None and row.id == operation.outbox_id else None
@@ -267,11 +289,11 @@ class Database:
         entry.status = status
         del self.open_entries[entry.key]
 
-    def _note_unanswered(self, key: str) -> None:
+    def note_unanswered(self, key: str) -> None:
         self.unanswered[key] = self.clock() + self.late_seconds
-        self._forget_payload(key)
+        self.forget_payload(key)
 
-    def _forget_payload(self, key: str) -> None:
+    def forget_payload(self, key: str) -> None:
         if key in self.record_state:
             self.record_state[key] = (*self.record_state[key][:2], None)
 
@@ -413,6 +435,20 @@ class ModelCircuitStore:
         return await self._wire(
             "set circuit", None, lambda: self._database.compare_and_set_circuit(expected, new, not_after)
         )
+
+
+class ModelPaceStore:
+    """`postgres.pace_store.PostgresPaceStore`."""
+
+    def __init__(self, database: Database, wire: Wire) -> None:
+        self._database = database
+        self._wire = wire
+
+    async def share(self, worker: str) -> PaceReading:
+        return await self._wire("share pace", None, lambda: self._database.share_pace(worker))
+
+    async def compare_and_set(self, expected: Pace, new: Pace) -> bool:
+        return await self._wire("set pace", None, lambda: self._database.compare_and_set_pace(expected, new))
 
 
 async def direct(name: str, key: str | None, transaction: Callable[[], Any]) -> Any:

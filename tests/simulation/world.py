@@ -122,7 +122,7 @@ class World:
                 self._discard(action.key)
             case Kind.FORCE_OPEN | Kind.FORCE_CLOSED:
                 circuits = ModelCircuitStore(self.database, direct)
-                breaker = DynamicsCircuitBreaker(self.circuit_settings, circuits, SimulatedClock(self))
+                breaker = DynamicsCircuitBreaker(self.circuit_settings, circuits, SimulatedClock(self.loop))
                 forced = breaker.force_open() if action.kind is Kind.FORCE_OPEN else breaker.force_closed()
                 self.loop.start(Process("operator"), forced)
                 self.promises.begin_anew()

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from dynamics_sync.core.operation import OperationType
 from dynamics_sync.core.outcome import LATE_SECONDS
-from dynamics_sync.sync.ports import CircuitStore, Outbox, RetryQueue
-from simulation.stores import Database, ModelCircuitStore, ModelOutbox, ModelRetryQueue
+from dynamics_sync.sync.ports import CircuitStore, Outbox, PaceStore, RetryQueue
+from simulation.stores import Database, ModelCircuitStore, ModelOutbox, ModelPaceStore, ModelRetryQueue
 from support.outbox import LEASE_SECONDS
 from support.stores import MOMENT, Entry, Failed, Picture, Transaction, Waiting, seconds_since
 
@@ -27,6 +27,7 @@ class ModelStores:
         self._queue = ModelRetryQueue(self.database, self._wire, self._name)
         self.queue: RetryQueue = self._queue
         self.circuits: CircuitStore = ModelCircuitStore(self.database, self._wire)
+        self.paces: PaceStore = ModelPaceStore(self.database, self._wire)
 
     def seconds(self) -> float:
         return self._moments * MOMENT

@@ -11,8 +11,9 @@ from dynamics_sync.core.operation import OperationType
 from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, PostgresCircuitStore, reading_from
 from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
 from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.postgres.pace_store import PostgresPaceStore
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
-from dynamics_sync.sync.ports import CircuitStore, Outbox, RetryQueue
+from dynamics_sync.sync.ports import CircuitStore, Outbox, PaceStore, RetryQueue
 from simulation.stores import EPOCH
 from support.database_clock import DatabaseClock
 from support.outbox import LEASE_SECONDS, TARGET, mark_dirty
@@ -27,7 +28,9 @@ select id::text, record_key, operation_type, status, failure_reason, error_code,
 from public.dynamics_sync_retry_queue where target = %(target)s order by created_at, id
 """
 UNANSWERED = "select record_key, until from dynamics_sync.unanswered where target = %(target)s"
-APPLIED = "select record_key, applied_version, etag from dynamics_sync.record_state where target = %(target)s"
+APPLIED = """
+select record_key, applied_version, etag, payload_hash from dynamics_sync.record_state where target = %(target)s
+"""
 ATTEMPTS = """
 select record_key, attempt_number, at, error_code, delay_ms from dynamics_sync.attempts
 where target = %(target)s order by id
@@ -40,6 +43,7 @@ alter table dynamics_sync.outbox alter column enqueued_at
 """
 FORGET = """
 delete from dynamics_sync.outbox; delete from dynamics_sync.unanswered; delete from dynamics_sync.record_state;
+delete from dynamics_sync.pace; delete from dynamics_sync.senders;
 delete from dynamics_sync.attempts; delete from dynamics_sync.circuit; delete from dynamics_sync.audit;
 delete from public.dynamics_sync_retry_queue; delete from dynamics_sync.incidents;
 alter sequence test_clock.moments restart
@@ -57,6 +61,7 @@ class PostgresStores:
         self._queue = PostgresRetryQueue(pool)
         self.queue: RetryQueue = self._queue
         self.circuits: CircuitStore = PostgresCircuitStore(pool, TARGET)
+        self.paces: PaceStore = PostgresPaceStore(pool, TARGET)
 
     @classmethod
     @asynccontextmanager
@@ -108,7 +113,7 @@ class PostgresStores:
             {key: _waiting(*row) for key, *row in waiting},
             [Entry(*row) for row in entries],
             {key: seconds_since(until) for key, until in unanswered},
-            {key: (version, etag) for key, version, etag in applied},
+            {key: (version, etag, payload_hash) for key, version, etag, payload_hash in applied},
             [Failed(key, number, seconds_since(at), code, delay_ms) for key, number, at, code, delay_ms in attempts],
             reading_from(circuit[0]).circuit,
         )

@@ -70,7 +70,7 @@ def seen(names: Names, results: list[Any], picture: Picture) -> dict[str, Any]:
         "entries": sorted(entries, key=lambda entry: int(entry.id)),
         "attempts": sorted((replace(each, at=round(each.at, 6)) for each in picture.attempts), key=str),
         "unanswered": {key: round(until, 6) for key, until in picture.unanswered.items()},
-        "applied": {key: (names("version", key, version), etag) for key, (version, etag) in picture.applied.items()},
+        "applied": {key: (names("version", key, version), *rest) for key, (version, *rest) in picture.applied.items()},
         "circuit": picture.circuit,
     }
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dynamics_sync.core.circuit import Circuit
 from dynamics_sync.core.operation import OperationType
-from dynamics_sync.sync.ports import CircuitStore, Outbox, RetryQueue
+from dynamics_sync.sync.ports import CircuitStore, Outbox, PaceStore, RetryQueue
 from simulation.stores import EPOCH
 
 MOMENT = 1e-6
@@ -68,8 +68,8 @@ class Picture:
     """Oldest first."""
     unanswered: dict[str, float]
     """Until when requests may take effect late."""
-    applied: dict[str, tuple[int, str | None]]
-    """Version and ETag of what Dynamics was last known to hold."""
+    applied: dict[str, tuple[int, str | None, bytes | None]]
+    """Version, ETag and payload hash of what Dynamics was last known to hold."""
     attempts: list[Failed]
     circuit: Circuit
 
@@ -95,6 +95,7 @@ class Stores(Protocol):
 
     queue: RetryQueue
     circuits: CircuitStore
+    paces: PaceStore
 
     def outbox(self) -> Outbox:
         """Another worker's."""

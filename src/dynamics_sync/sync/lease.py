@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from dynamics_sync.core.operation import SyncOperation
@@ -55,6 +56,10 @@ class LeasedGateway:
     def most_together(self, source_table: str) -> int:
         """As the gateway's."""
         return self._gateway.most_together(source_table)
+
+    async def keep(self, operations: Sequence[SyncOperation]) -> AbstractSet[tuple[int, str | None]]:
+        """Renew those leases that would soon be too short for a request; outbox id and claim of those that are lost."""
+        return {_lease_of(operations[place]) for place in await self._renew(operations)}
 
     async def prepare(self, operations: Sequence[SyncOperation], *, one_by_one: bool = False) -> Prepared:
         """As the gateway's; renews leases that may not last until the end of the request."""

@@ -10,6 +10,7 @@ from dynamics_sync.core.circuit import Circuit
 from dynamics_sync.core.mapping import UnsendableError
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
 from dynamics_sync.core.outcome import NoRequest, NothingToSend, NotReady, Outcome, Unsendable
+from dynamics_sync.core.pace import Pace
 
 
 class Clock(Protocol):
@@ -133,6 +134,33 @@ class CircuitStore(Protocol):
     async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         """Store `new` if the stored circuit still has the revision of `expected`, and if it is not later than
         `not_after` by the clock that `load` reads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PaceReading:
+    """The pace of a target as stored, and the place of one worker among those that send to it."""
+
+    pace: Pace
+    now: datetime
+    """The time of the clock that it is to be judged by."""
+    workers: int = 1
+    """How many send at present."""
+    rank: int = 0
+    """This one's place among them, from 0."""
+    is_first: bool = False
+    """Nobody sent for a while before."""
+
+
+class PaceStore(Protocol):
+    """Where the pace of one target lives."""
+
+    async def share(self, worker: str) -> PaceReading:
+        """Note that a worker sends at present, and read the pace."""
+        ...
+
+    async def compare_and_set(self, expected: Pace, new: Pace) -> bool:
+        """Store `new` if the stored pace still has the revision of `expected`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Claimed records that wait for a sender."""
+"""Claimed records that wait to be sent."""
 
 import asyncio
 from collections import deque
@@ -19,16 +19,11 @@ class Ready:
         self._tables: dict[str, deque[SyncOperation]] = {}
         self._count = 0
         self._more_comes = False
+        self._changed = asyncio.Event()
         self._closed = False
-        self._takers: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
         return self._count
-
-    @property
-    def full_request(self) -> int:
-        """How many records the largest request takes, of those tables that wait."""
-        return max(map(self._most_together, self._tables), default=1)
 
     def expect(self) -> None:
         """More may come in a moment: until `put`, only full requests leave."""
@@ -40,46 +35,51 @@ class Ready:
             self._tables.setdefault(operation.source_table, deque()).append(operation)
         self._count += len(operations)
         self._more_comes = False
-        self._wake()
+        self._changed.set()
 
-    async def take(self) -> Sequence[SyncOperation]:
-        """The next records for one request; none once it is closed."""
-        while not self._closed:
-            if taken := self._next():
-                if self._count:
-                    self._wake(1)
-                return taken
-            taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._takers.append(taker)
-            await taker
-        return ()
+    def waiting(self) -> Sequence[SyncOperation]:
+        """All of them."""
+        return [operation for waiting in self._tables.values() for operation in waiting]
+
+    def remove(self, operations: Sequence[SyncOperation]) -> None:
+        """Without these."""
+        gone = {id(operation) for operation in operations}
+        kept = {
+            table: deque(operation for operation in waiting if id(operation) not in gone)
+            for table, waiting in self._tables.items()
+        }
+        self._tables = {table: waiting for table, waiting in kept.items() if waiting}
+        self._count = sum(map(len, self._tables.values()))
+
+    async def filled(self) -> bool:
+        """Wait until there is something to take; False once it is closed."""
+        while self._next_table() is None and not self._closed:
+            self._changed.clear()
+            await self._changed.wait()
+        return not self._closed
+
+    def take(self) -> Sequence[SyncOperation]:
+        """The next records for one request, if there are any."""
+        table = self._next_table()
+        if table is None:
+            return ()
+        waiting = self._tables.pop(table)
+        taken = [waiting.popleft() for _ in range(min(self._most_together(table), len(waiting)))]
+        self._count -= len(taken)
+        if waiting:
+            self._tables[table] = waiting  # behind the others
+        return taken
 
     def close(self) -> Sequence[SyncOperation]:
         """Let nothing more be taken; give what is left."""
         self._closed = True
-        left = [operation for waiting in self._tables.values() for operation in waiting]
+        left = self.waiting()
         self._tables, self._count = {}, 0
-        self._wake()
+        self._changed.set()
         return left
 
-    def _next(self) -> Sequence[SyncOperation]:
+    def _next_table(self) -> str | None:
         for table, waiting in self._tables.items():
-            most = self._most_together(table)
-            if self._more_comes and len(waiting) < most:
-                continue
-            taken = [waiting.popleft() for _ in range(min(most, len(waiting)))]
-            self._count -= len(taken)
-            del self._tables[table]
-            if waiting:
-                self._tables[table] = waiting  # behind the others
-            return taken
-        return ()
-
-    def _wake(self, count: int | None = None) -> None:
-        """Let takers look, as many or all."""
-        for _ in range(len(self._takers) if count is None else count):
-            while self._takers:
-                taker = self._takers.popleft()
-                if not taker.done():
-                    taker.set_result(None)
-                    break
+            if not self._more_comes or len(waiting) >= self._most_together(table):
+                return table
+        return None

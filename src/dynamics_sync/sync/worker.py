@@ -18,6 +18,7 @@ from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.lease import LeasedGateway
+from dynamics_sync.sync.pacer import Pacer
 from dynamics_sync.sync.ports import Outbox
 from dynamics_sync.sync.ready import Ready
 from dynamics_sync.sync.service import HLFDynamicsSyncService, Results
@@ -30,6 +31,9 @@ READY_SECONDS = 0.2
 
 REST_SECONDS = 1.0
 """How long a worker rests before it claims a record again that came back although the circuit is closed."""
+
+KEEP_SECONDS = 5.0
+"""How often a worker looks whether its leases last."""
 
 RESEND_SECONDS = 5.0
 """How often a worker looks whether unanswered requests are over."""
@@ -55,8 +59,8 @@ class WorkerSettings:
 class Worker:
     """One of any number of workers on one database.
 
-    A claim fills `_ready`, with more where Dynamics is fast, so that no sender waits for the database; as many senders
-    as there may be requests at once empty it; what arrived is settled in batches. `wake` is set from outside when
+    A claim fills `_ready`, with more where Dynamics is fast, so that no request waits for the database; as the pace
+    allows, requests take from it; what arrived is settled in batches. `wake` is set from outside when
     something was committed; without it everything is found by polling.
     """
 
@@ -67,6 +71,7 @@ class Worker:
         breaker: DynamicsCircuitBreaker,
         outbox: Outbox,
         leases: LeasedGateway,
+        pacer: Pacer,
         read_ahead: Callable[[Sequence[SyncOperation]], Awaitable[None]],
         clock: StoppableClock,
         settings: WorkerSettings,
@@ -75,6 +80,7 @@ class Worker:
         self._breaker = breaker
         self._outbox = outbox
         self._leases = leases
+        self._pacer = pacer
         self._read_ahead = read_ahead
         self._clock = clock
         self._settings = settings
@@ -86,13 +92,14 @@ class Worker:
         self._largest = 1
         self._taken = 0
         self._taken_since = 0.0
-        self._sending = 0
+        self._senders: set[asyncio.Task[None]] = set()
         self._none_on_the_way = asyncio.Event()
         self._arrived: list[tuple[SyncOperation, Applied]] = []
         self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
         self._came_back = False
         self._resend_at = 0.0
+        self._keep_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -106,14 +113,14 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`. A lost database or a Dynamics that is down is waited for, never died of."""
         emit("worker.started")
-        senders = [asyncio.create_task(self._send()) for _ in range(self._settings.concurrency)]
+        jobs = [asyncio.create_task(self._send()), asyncio.create_task(self._pacer.run())]
         try:
             while not self._clock.stopped:
                 rest_seconds = await self._step_or_wait_for_database()
                 if rest_seconds > 0:
                     await self._clock.sleep_or(self.wake, rest_seconds)
         finally:
-            await self._finish(senders)
+            await self._finish(jobs)
 
     async def _step_or_wait_for_database(self) -> float:
         try:
@@ -124,6 +131,7 @@ class Worker:
 
     async def _step(self) -> float:
         """Claim what may be sent now; give the seconds to rest before the next look."""
+        await self._keep_leases()
         if (limit := self._room()) == 0:
             self._more_room.clear()
             await self._clock.sleep_or(self._more_room, self._settings.poll_seconds)
@@ -140,6 +148,17 @@ class Worker:
         await self._resend_unanswered()
         operations = await self._claim(1 if self._cautious else limit)
         return 0.0 if operations else self._settings.poll_seconds
+
+    async def _keep_leases(self) -> None:
+        """Now and then, of records that wait for their turn: where requests leave slowly, they would not last."""
+        if self._clock.monotonic() < self._keep_at:
+            return
+        self._keep_at = self._clock.monotonic() + KEEP_SECONDS
+        waiting = self._ready.waiting()
+        if lost := await self._leases.keep(waiting):
+            gone = [each for each in waiting if (each.outbox_id, each.claim_id) in lost]
+            self._ready.remove(gone)
+            self._drop(gone)
 
     async def _claim(self, limit: int) -> Sequence[SyncOperation]:
         """Take records from the outbox, and read their rows while they wait for their turn."""
@@ -184,22 +203,31 @@ class Worker:
         full requests, so that one can be filled while the other is taken."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
+        wanted = max(self._pacer.share, 2 * self._largest, round(leaving))
         self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
     async def _send(self) -> None:
-        """One sender: a request at a time, until there are none."""
-        while operations := await self._ready.take():
+        """Let requests leave, one after the other, as the pace allows."""
+        while await self._ready.filled():
+            await self._pacer.enter()
+            operations = self._ready.take()
+            if not operations:
+                self._pacer.leave()
+                continue
             self._largest = self._most_together(operations[0].source_table)
             if self._room():
                 self._more_room.set()
             self._taken += len(operations)
-            self._sending += 1
-            await self._bring_home(operations)
-            self._sending -= 1
-            if self._sending == 0 and not self._ready:
-                self._none_on_the_way.set()
+            sender = asyncio.create_task(self._bring_home(operations))
+            self._senders.add(sender)
+            sender.add_done_callback(self._is_home)
+
+    def _is_home(self, sender: asyncio.Task[None]) -> None:
+        self._senders.discard(sender)
+        self._pacer.leave()
+        if not self._senders and not self._ready:
+            self._none_on_the_way.set()
 
     async def _bring_home(self, operations: Sequence[SyncOperation]) -> None:
         """Sync records and record the results. Whatever goes wrong here, the outbox still has the changes."""
@@ -277,7 +305,8 @@ class Worker:
         arrived, self._arrived = self._arrived, []
         try:
             await _persist(lambda: self._outbox.settle(arrived))
-            emit("sync.applied", count=len(arrived), target=arrived[0][0].target)
+            if sent := sum(applied.is_sent for _, applied in arrived):
+                emit("sync.applied", count=sent, target=arrived[0][0].target)
         except DatabaseError as error:
             # Their leases end by themselves, and they are sent once more.
             emit("database.unavailable", "error", exception_type=type(error).__name__)
@@ -293,16 +322,19 @@ class Worker:
         self._held -= len(operations)
         self._more_room.set()
 
-    async def _finish(self, senders: Sequence[asyncio.Task[None]]) -> None:
+    async def _finish(self, jobs: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
         unsent = self._ready.close()
+        self._pacer.close()
         with contextlib.suppress(DatabaseError):
             await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in unsent))
         self._drop(unsent)
-        await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
-        for sender in senders:
-            sender.cancel()
-        await asyncio.gather(*senders, *self._settlements, return_exceptions=True)
+        senders = [*self._senders]
+        if senders:
+            await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)
+        for task in (*jobs, *senders):
+            task.cancel()
+        await asyncio.gather(*jobs, *senders, *self._settlements, return_exceptions=True)
         emit("worker.stopped")
 
 

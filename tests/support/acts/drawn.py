@@ -29,7 +29,7 @@ class Draw:
         if cast.model.outbox:
             choices += 3 * [lambda: Claim(self._below(2), 1 + self._below(3))]
         if cast.held:
-            choices += 2 * [lambda: Settle(self._below(4), self._below(3), self._maybe())]
+            choices += 2 * [lambda: Settle(self._below(4), self._below(3), self._maybe(), self._maybe())]
             choices.append(lambda: Release(self._below(4), self._below(4), self._maybe()))
             choices.append(lambda: GiveUp(self._below(4), self._reason(), self._maybe()))
             choices.append(lambda: Renew(self._below(4)))

@@ -42,7 +42,11 @@ class Renew(Choice):
         if held is None:
             return None
         step = Step(lambda model, _: model.renew(held.modelled, LEASE_SECONDS), skips=held.skips)
-        return Act(frozenset({held.key}), lambda: cast.outbox(held.worker).renew(held.real), [[step]])
+
+        async def renew() -> bool:
+            return bool(await cast.outbox(held.worker).renew([held.real]))
+
+        return Act(frozenset({held.key}), renew, [[step]])
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Settle(Choice):
     pick: int
     more: int = 0
     unanswered: bool = False
+    is_sent: bool = True
 
     def act(self, cast: Cast, alone: bool) -> Act | None:
         first = cast.take(self.pick)
@@ -91,7 +96,8 @@ class Settle(Choice):
                 taken.setdefault(held.key, held)
         if alone and any(cast.would_wait(key) and not held.is_ours(cast.model) for key, held in taken.items()):
             return None
-        applied = Applied(1, f"W/{cast.name()}", self.unanswered)
+        name = cast.name()
+        applied = Applied(1, f"W/{name}", self.unanswered, name.encode(), self.is_sent)
         thread = _settled_alone if alone else _settled
         return Act(
             frozenset(taken),
@@ -158,15 +164,14 @@ def _settled(held: Held, applied: Applied) -> Thread:
         lambda model, outcome: outcome == "locked" and held.is_ours(model) and held.key in model.locked,
     )
     note = Step(lambda model, _: _note(model, held, applied))
-    return [note, _gone(held, lambda model: settle(model, None)), _changed(held), waits, _once_more(held)]
+    gone = _gone(held, lambda model: settle(model, None))
+    return [note, gone, _changed(held, applied), waits, _once_more(held)]
 
 
 def _note(model: Database, held: Held, applied: Applied) -> None:
     row = model.outbox.get(held.key)
-    if held.is_ours(model):
-        model.record_state[held.key] = (held.modelled.version, applied.etag)
     if applied.unanswered and row is not None and row.id == held.modelled.outbox_id:
-        model.unanswered[held.key] = model.clock() + model.late_seconds
+        model.note_unanswered(held.key)
 
 
 def _gone(held: Held, settle: Callable[[Database], object]) -> Step:
@@ -184,7 +189,7 @@ def _gone(held: Held, settle: Callable[[Database], object]) -> Step:
     return Step(run, skips=held.skips)
 
 
-def _changed(held: Held) -> Step:
+def _changed(held: Held, applied: Applied | None = None) -> Step:
     """The second one: what was changed is free for its next turn. What is unchanged was locked a moment ago."""
 
     def run(model: Database, outcome: Any) -> str:
@@ -196,6 +201,8 @@ def _changed(held: Held) -> Step:
         if held.key in model.locked or row.version == held.modelled.version:
             return "locked"
         row.lease_owner = None
+        if applied is not None and applied.is_sent:
+            model.record_state[held.key] = (held.modelled.version, applied.etag, None)
         return "changed"
 
     return Step(run, skips=held.skips)
@@ -204,7 +211,7 @@ def _changed(held: Held) -> Step:
 def _once_more(held: Held) -> Step:
     """A lease that was lost marks the record dirty."""
     return Step(
-        lambda model, outcome: model.mark_dirty(held.key, held.modelled.operation_type) if outcome == "lost" else None,
+        lambda model, outcome: model.send_again(held.key, held.modelled.operation_type) if outcome == "lost" else None,
         lambda model, outcome: outcome == "lost" and held.key in model.locked,
     )
 
