@@ -55,9 +55,9 @@ class Sizes:
 
 
 FULL = Sizes(
-    single=10_000,
+    single=40_000,
     slow=2_000,
-    bulk=50_000,
+    bulk=200_000,
     samples=200,
     backlogs=(1_000, 10_000, 1_000_000),
     drained=9_000,
@@ -67,9 +67,9 @@ FULL = Sizes(
     calls=100_000,
 )
 QUICK = Sizes(
-    single=3_000,
+    single=4_000,
     slow=500,
-    bulk=20_000,
+    bulk=40_000,
     samples=50,
     backlogs=(1_000, 10_000, 100_000),
     drained=9_000,

@@ -56,7 +56,8 @@ HOW = """
 - **One server to send to**, a process that answers at once and counts. PostgreSQL, the server and the workers share the
   cores of this machine, and the ratios are those of such a machine.
 - **We are the product**: `dynamics-sync run --no-web` with its defaults; with `BULK_SIZE=1` where each record is a
-  request; and with `RECONCILE_HOURS=0`, as there is nothing to compare with.
+  request; and with `RECONCILE_HOURS=0`, as there is nothing to compare with. It begins with one request at once, and
+  with a hundred records in one, and finds out in each turn how much more may be; that is part of what is measured.
 - **Records a second**: workers are idle, one transaction makes all records wait; from the first request at the server
   until nothing waits in the database. Without a database: from the first request to the last answer. {in_flight}
   requests are under way at once, for all.
