@@ -11,13 +11,14 @@ LIBRARIES = ("dynamics-sync", "aiohttp", "psycopg")
 
 
 def machine() -> Mapping[str, str]:
-    """The processor, its cores that may be used, the memory and the system's kernel."""
+    """The processor, its cores that may be used, the memory, the system's kernel, and what else is going on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{memory / 1024**3:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
+        "load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 

@@ -21,6 +21,7 @@ def run_figures(
 ) -> Run:
     """Measure these figures; the bars of all others are there, not measured."""
     results = Results()
+    measured_on = machine()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
     with database.server() as server, processes.target() as target, Progress(*columns, console=console) as progress:
         stage = Stage(server, target, peers, sizes)
@@ -36,7 +37,7 @@ def run_figures(
         bars=bars(sizes),
         sizes=asdict(sizes),
         rounds=rounds,
-        machine=machine(),
+        machine=measured_on,
         versions=versions(postgres, peers.versions),
         peers_missing=peers.why_not,
         command=command,
