@@ -34,8 +34,8 @@ attack: $(VENV)/.dev  ## attack a database as every role, and print what each re
 pooler: $(VENV)/.dev  ## run the tests of the engine behind PgBouncer in transaction mode
 	$(BIN)/python -m pytest $(SPREAD) --pooler tests/integration
 
-bench: $(VENV)/.dev  ## measure, side by side with the physical limit
-	$(BIN)/python benchmarks/single.py
+bench: $(VENV)/.dev  ## measure, beside peers and the physical limit (ONLY=single,bulk ROUNDS=… QUICK=1)
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick)
 
 format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff check --fix --quiet . || true
@@ -56,13 +56,16 @@ coverage: $(VENV)/.dev  ## run the suite and hold core, breaker and service to 9
 	$(BIN)/coverage report --include='src/dynamics_sync/core/*,src/dynamics_sync/sync/breaker.py,src/dynamics_sync/sync/service.py' --fail-under=95
 	$(BIN)/python -m pytest $(SPREAD) $(WITHOUT_COVERAGE)
 
-lock: $(VENV)/.python  ## write requirements/*.txt anew
+LOCK = uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url --no-emit-find-links
+
+lock: $(VENV)/.python  ## write requirements/*.txt and benchmarks/peers.txt anew
 	$(PIP) install uv
 	cd requirements && for set in runtime dev; do \
-	  ../$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --extra embedded --group ../pyproject.toml:$$set ../pyproject.toml --output-file $$set.txt || exit 1; \
+	  ../$(BIN)/$(LOCK) --extra embedded --group ../pyproject.toml:$$set ../pyproject.toml \
+	    --output-file $$set.txt || exit 1; \
 	done
+	$(BIN)/$(LOCK) --no-strip-extras benchmarks/peers.in --output-file benchmarks/peers.txt
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) .dynamics-sync .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+PEERS = ROOT / "benchmarks" / "peers.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -27,7 +28,7 @@ def locked(lock: Path) -> set[str]:
     return {name_of(line) for line in lock.read_text().splitlines() if "==" in line}
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+@pytest.mark.parametrize("lock", [*LOCKS, PEERS], ids=lambda lock: lock.name)
 def test_a_lock_file_names_no_address_and_no_path(lock: Path) -> None:
     assert not re.search(r"://|file:|find-links|index-url|^-|\s@\s|(?<!\\)/", lock.read_text(), re.MULTILINE)
 
@@ -36,7 +37,7 @@ def test_nor_does_the_lock_file_of_the_tests_npm_packages() -> None:
     assert "://" not in (ROOT / "tests" / "npm" / "package-lock.json").read_text()
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+@pytest.mark.parametrize("lock", [*LOCKS, PEERS], ids=lambda lock: lock.name)
 def test_each_locked_package_has_a_hash(lock: Path) -> None:
     packages = lock.read_text().replace("\\\n", " ").splitlines()
     assert [
