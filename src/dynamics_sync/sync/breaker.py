@@ -71,10 +71,13 @@ class DynamicsCircuitBreaker:
             raise ValueError("trust_seconds must not be longer than half of the settings' notice_seconds")
         self._clock = clock or SystemClock()
         self._store = store or InMemoryCircuitStore(self._clock)
+        self._at_hand = self._store if isinstance(self._store, InMemoryCircuitStore) else None
         self._trust_seconds = trust_seconds
         self._target = target
         self._known = Circuit()
         self._known_at = float("-inf")
+        self._healthy: Circuit | None = None
+        self._healthy_permit = Permit("", 0, is_probe=False)
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Await `function(...)` if the circuit lets it pass. An exception counts as a failure, a cancellation does
@@ -83,7 +86,9 @@ class DynamicsCircuitBreaker:
         Raises:
             CircuitOpenError: it was not called.
         """
-        verdict = await self.admit()
+        verdict: Permit | Blocked | None = self._permit_if_healthy()
+        if verdict is None:
+            verdict = await self.admit()
         if isinstance(verdict, Blocked):
             raise CircuitOpenError(
                 f"The call was not made: the circuit is {verdict.reason or 'paused'}. "
@@ -95,7 +100,8 @@ class DynamicsCircuitBreaker:
             except Exception as error:
                 await self.record_failure(verdict, type(error).__name__)
                 raise
-            await self.record_success(verdict)
+            if self._permit_if_healthy() is None:
+                await self.record_success(verdict)
         except BaseException:
             await self.release(verdict)
             raise
@@ -108,8 +114,8 @@ class DynamicsCircuitBreaker:
         Raises:
             DatabaseError: the store is too slow to rely on what it says.
         """
-        if self.believes_healthy:
-            return Permit("", self._known.generation, is_probe=False)
+        if (permit := self._permit_if_healthy()) is not None:
+            return permit
         for _ in range(ADMIT_TRIES):
             asked_at = self._clock.monotonic()
             verdict = await self._ask()
@@ -188,8 +194,19 @@ class DynamicsCircuitBreaker:
 
     @property
     def believes_healthy(self) -> bool:
-        """A healthy circuit was read less than `trust_seconds` ago: the store need not be asked."""
-        return self._known.is_healthy and self._clock.monotonic() - self._known_at < self._trust_seconds
+        """A healthy circuit was read less than `trust_seconds` ago, or is at hand: the store need not be asked."""
+        return self._permit_if_healthy() is not None
+
+    def _permit_if_healthy(self) -> Permit | None:
+        """Leave without asking. Made once for each circuit, as this is all that a call costs while things are well."""
+        circuit = self._known if self._at_hand is None else self._at_hand.circuit
+        if circuit is not self._healthy:
+            if not circuit.is_healthy:
+                return None
+            self._healthy, self._healthy_permit = circuit, Permit("", circuit.generation, is_probe=False)
+        if self._at_hand is None and self._clock.monotonic() - self._known_at >= self._trust_seconds:
+            return None
+        return self._healthy_permit
 
     def seconds_until_admission(self, reading: CircuitReading) -> float:
         """How long a caller that has just seen `reading` need not ask; 0 where it may, or where it must, because the

@@ -13,15 +13,16 @@ class InMemoryCircuitStore:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._circuit = Circuit()
+        self.circuit = Circuit()
+        """As it is now: nobody else has another."""
 
     async def load(self) -> CircuitReading:
-        return CircuitReading(self._circuit, self._clock.now())
+        return CircuitReading(self.circuit, self._clock.now())
 
     async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
-        if self._circuit.revision != expected.revision or (not_after is not None and self._clock.now() > not_after):
+        if self.circuit.revision != expected.revision or (not_after is not None and self._clock.now() > not_after):
             return False
-        self._circuit = new
+        self.circuit = new
         return True
 
 
