@@ -71,7 +71,8 @@ class DynamicsCircuitBreaker:
             raise ValueError("trust_seconds must not be longer than half of the settings' notice_seconds")
         self._clock = clock or SystemClock()
         self._store = store or InMemoryCircuitStore(self._clock)
-        self._at_hand = self._store if isinstance(self._store, InMemoryCircuitStore) else None
+        # A class derived from it may be shared by others, and have to be asked.
+        self._at_hand = self._store if type(self._store) is InMemoryCircuitStore else None
         self._trust_seconds = trust_seconds
         self._target = target
         self._known = Circuit()
