@@ -57,12 +57,13 @@ async def change_all(on: Stage, keys: list[str]) -> None:
 
 
 async def assert_all_arrived(on: Stage, keys: list[str], status: int) -> None:
-    assert [(await on.record(key) or {}).get("hlf_status") for key in keys] == [status] * len(keys)
+    records = await on.records(ENTITY_SET)
+    assert [records.get(key, {}).get("hlf_status") for key in keys] == [status] * len(keys)
 
 
 async def assert_never_two_requests_for_one_record(on: Stage) -> None:
     spans: dict[str, list[tuple[float, float]]] = {}
-    for noted in await on.requests():
+    for noted in await on.writes():
         for key in noted["keys"]:
             spans.setdefault(key, []).append((noted["at"], noted["done_at"]))
     overlapping = [
@@ -161,10 +162,32 @@ async def test_a_database_clock_set_back_keeps_them_for_one_cool_down_at_most(
         await assert_all_arrived(on, [key for key in keys if key not in queued], ACTIVE)
 
 
+async def test_so_it_is_for_records_that_leave_together(database: str) -> None:
+    """Some of them are refused, some answers are slow or get lost, and the records change meanwhile."""
+    async with stage(database, working=False) as on:
+        async with on.user.transaction():
+            keys = [await on.issue() for _ in range(150)]
+        await on.fault(kind="status", status=400, key=keys[70], entity_set=ENTITY_SET, share=0.5)
+        await on.fault(kind="reset_after_write", method="POST", share=0.2)
+        await on.fault(kind="delay", seconds=0.05, share=0.5)
+        async with workers(on, 3, cool_down_seconds=0.05):
+            for status in ("expiring", "expired", "revoked"):
+                await on.user.execute("update public.certifications set status = %s", [status])
+            await on.settled()
+            await on.lift_faults()
+            queue = on.engine.stores.queue
+            await queue.replay([entry.id for entry in await queue.entries()], "tester")
+            await on.settled()
+        await assert_all_arrived(on, keys, REVOKED)
+        await assert_never_two_requests_for_one_record(on)
+        assert max(len(noted["keys"]) for noted in await on.writes()) > 1
+
+
 async def test_several_processes_share_the_work(database: str, tmp_path: Path) -> None:
+    """Each has one request under way at most."""
     async with (
         stage(database, working=False) as on,
-        worker_processes(on, database, tmp_path, 3, concurrency=CONCURRENCY),
+        worker_processes(on, database, tmp_path, 3, concurrency="1", bulk_size="1"),
     ):
         await on.fault(kind="delay", seconds=0.1)
         keys = [await on.issue() for _ in range(60)]
@@ -172,7 +195,7 @@ async def test_several_processes_share_the_work(database: str, tmp_path: Path) -
         await on.settled()
         await assert_all_arrived(on, keys, REVOKED)
         await assert_never_two_requests_for_one_record(on)
-        assert await most_at_once(on) > int(CONCURRENCY)
+        assert await most_at_once(on) > 1
 
 
 async def test_what_a_killed_process_held_is_sent_by_the_others(

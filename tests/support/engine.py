@@ -60,6 +60,11 @@ class Stage:
         async with self.http.get(f"{self.simulator.url}/_simulator/requests") as response:
             return [noted for noted in await response.json() if noted["entity_set"] == ENTITY_SET]
 
+    async def writes(self) -> list[dict[str, Any]]:
+        """All that was to change something there, in order; a batch belongs to no entity set."""
+        async with self.http.get(f"{self.simulator.url}/_simulator/requests") as response:
+            return [noted for noted in await response.json() if noted["method"] != "GET"]
+
     async def record(self, key: str) -> dict[str, Any] | None:
         return (await self.records(ENTITY_SET)).get(key)
 
@@ -128,16 +133,18 @@ async def stage(
     simulated: Mapping[str, Any] | None = None,
     mapping: Path | None = None,
     change_tracking: bool = True,
+    bulk_messages: bool = True,
     portal: bool = False,
     **overrides: object,
 ) -> AsyncIterator[Stage]:
     """Everything running; the worker too, unless a test wants to start it itself.
 
     Args:
+        bulk_messages: Dynamics has them for the tables.
         portal: certifications go to the simulator's portal, too.
     """
     tables = sandbox.simulator_tables(app.read_mapping(mapping))
-    tables = tuple(replace(table, change_tracking=change_tracking) for table in tables)
+    tables = tuple(replace(table, change_tracking=change_tracking, bulk=bulk_messages) for table in tables)
     config = SimulatorConfig(tables, **(simulated or {}))
     async with (
         Simulator(config) as simulator,
