@@ -12,6 +12,8 @@ from email.policy import HTTP
 from http import HTTPStatus
 from uuid import uuid4
 
+from multidict import CIMultiDict
+
 from dynamics_sync.core.outcome import Answer
 from dynamics_sync.dynamics.answers import answer_from
 from dynamics_sync.dynamics.calls import API_PATH, REQUEST_HEADERS, Call
@@ -31,8 +33,8 @@ def batch_body(calls: Sequence[Call]) -> tuple[str, bytes]:
 
 def batch_answers(headers: Mapping[str, str], body: bytes, count: int, now: datetime) -> Sequence[Answer] | None:
     """The answer to each request; None if it is not what a batch of so many is answered with."""
-    content_type = headers.get("Content-Type", "")
-    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: %s\r\n\r\n" % content_type.encode() + body)
+    content_type = headers.get("Content-Type", "").encode(errors="surrogateescape")  # as aiohttp has decoded it
+    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: %s\r\n\r\n" % content_type + body)
     parts = message.get_payload()
     if not message.is_multipart() or not isinstance(parts, list) or len(parts) != count or message.defects:
         return None
@@ -61,7 +63,7 @@ def _answer(part: Message, now: datetime) -> Answer | None:
         return None
     head = BytesParser(policy=HTTP).parsebytes(rest)
     body = head.get_payload(decode=True)
-    return answer_from(status, dict(head.items()), body if isinstance(body, bytes) else b"", now)
+    return answer_from(status, CIMultiDict(head.items()), body if isinstance(body, bytes) else b"", now)
 
 
 _STATUSES = frozenset(status.value for status in HTTPStatus)
