@@ -223,7 +223,7 @@ class Worker:
         full requests, so that one can be filled while the other is taken."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        wanted = max(self._pacer.share, 2 * self._largest, round(leaving))
+        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
         self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
