@@ -177,6 +177,17 @@ def test_the_pace_grows_while_its_places_are_used() -> None:
     simulated(scenario)
 
 
+def test_it_does_not_grow_before_anything_was_answered() -> None:
+    async def scenario(room: Room) -> None:
+        room.paces.pace = Pace(concurrency=4)
+        assert await under_way(room, seconds=60) == 4
+        room.answer()
+        await room.looked()
+        assert room.paces.pace.concurrency == 8
+
+    simulated(scenario)
+
+
 @pytest.mark.parametrize("trouble", [Throttled("http_429", 5.0), Transient("http_503")])
 def test_after_trouble_it_is_one_again(trouble: Outcome) -> None:
     async def scenario(room: Room) -> None:
