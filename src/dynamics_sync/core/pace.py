@@ -62,7 +62,7 @@ class Signals:
     slow: bool = False
     """Answers take much longer than they used to."""
     full: bool = False
-    """As many requests were under way as it may have: more would have left."""
+    """An answer came while as many requests were under way as it may have: more would have left."""
     seconds: float = 0.0
     """How long a request takes at present."""
 

@@ -128,11 +128,10 @@ class Pacer:
         """A request leaves."""
         self._under_way += 1
         self._is_busy.set()
-        if self._under_way >= self._share:
-            self._signals = replace(self._signals, full=True)
 
     def ends(self, table: str, count: int, seconds: float, outcomes: Sequence[Outcome]) -> None:
         """A request for `count` records of a table was answered after so long, or is given up."""
+        is_full = self._under_way == self._share
         self._under_way -= 1
         self._request_seconds = seconds
         kind = (table, count.bit_length())
@@ -149,6 +148,7 @@ class Pacer:
             failed=signals.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
             throttled=signals.throttled or throttled,
             slow=signals.slow or (is_well and self._latencies[kind].is_rising),
+            full=signals.full or (is_well and is_full),
         )
 
     async def run(self) -> None:
