@@ -26,7 +26,7 @@ from dynamics_sync.stores import TargetStores, lease_times
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.lease import LeasedGateway
 from dynamics_sync.sync.one_by_one import as_bulk
-from dynamics_sync.sync.pacer import PacedGateway, Pacer
+from dynamics_sync.sync.pacer import PacedClock, PacedGateway, Pacer
 from dynamics_sync.sync.ports import BulkGateway, Gateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
@@ -50,7 +50,7 @@ def make_worker(
         policy=RetryPolicy(settings.max_retries, settings.base_delay_ms),
         gateway=leased,
         queue=stores.queue,
-        clock=clock,
+        clock=PacedClock(clock, pacer),
     )
     return Worker(
         service=service,

@@ -22,7 +22,7 @@ Requests = list[dict[str, Any]]
 @asynccontextmanager
 async def backlog(database: str, count: int, **settings: Any) -> AsyncIterator[tuple[Stage, list[str]]]:
     """Records that wait; nobody sends them yet."""
-    async with stage(database, working=False, **settings) as on:
+    async with stage(database, working=False, **({"bulk_size": 1000} | settings)) as on:
         async with on.user.transaction():
             keys = [await on.issue() for _ in range(count)]
         yield on, keys

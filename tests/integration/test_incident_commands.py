@@ -102,7 +102,7 @@ async def test_an_outage_from_the_first_failure_to_the_last_arrival(
     were made before."""
     settings = {"max_retries": "2", "base_delay_ms": "10", "failure_threshold": "30", "cool_down_seconds": "0.5"}
     # One after the other: an entry that is being written while the circuit opens would join at its next change only.
-    settings |= {"concurrency": "1", "bulk_size": "1"}
+    settings["concurrency"] = "1"
     async with stage(database, working=False) as on, worker_process(on, database, tmp_path, **settings):
         await on.issue()
         await on.settled()

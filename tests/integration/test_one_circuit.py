@@ -22,6 +22,7 @@ from chaos.workers import requests_in
 from dynamics_sync.postgres.binaries import wheel_binaries
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
+from dynamics_sync.simulator.limits import Limits
 from support.commands import worker_processes
 from support.engine import Stage, stage
 from support.postgres import EVERYTHING, in_memory
@@ -45,7 +46,7 @@ OPEN = "select count(*) = 1 from dynamics_sync.circuit where state = 'open'"
 # A record that a user's transaction has locked while its worker lets go of it is left to its lease of 90 s.
 ALL_ARE_HELD_FOR_LONG = """
 select count(*) = 0 from dynamics_sync.outbox
-where coalesce(lease_until, 'infinity') > clock_timestamp() + interval '87 s'
+where coalesce(lease_until, 'infinity') > clock_timestamp() + interval '80 s'
 """
 END_LEASES = "update dynamics_sync.outbox set lease_until = clock_timestamp()"
 CLOSED = "select count(*) = 0 from dynamics_sync.circuit where state <> 'closed'"
@@ -90,7 +91,7 @@ async def all_send(directory: Path, count: int) -> None:
 @pytest.mark.parametrize("count", [2, 8])
 async def test_while_it_is_open_nothing_leaves_and_one_probe_decides(database: str, tmp_path: Path, count: int) -> None:
     """All together make fewer requests at once than Dynamics takes (52), or they would have to wait for that."""
-    async with stage(database, working=False) as on:
+    async with stage(database, working=False, simulated={"limits": Limits(dop_hint=50)}) as on:
         await on.user.execute(NOTE_CIRCUIT)
         for _ in range(20 * count):
             await on.issue()

@@ -91,7 +91,7 @@ async def test_each_kind_of_difference_is_found_and_repaired(database: str) -> N
 
 async def test_an_answer_that_lied(database: str) -> None:
     """204, and nothing stored."""
-    async with stage(database, bulk_size=1) as on:
+    async with stage(database) as on:
         lied_about, updated = await issued(on, 2)
         await reconcile(on)
         await on.fault(kind="status", status=204, count=2, method="PATCH")

@@ -170,7 +170,7 @@ async def test_so_it_is_for_records_that_leave_together(database: str) -> None:
         await on.fault(kind="status", status=400, key=keys[70], entity_set=ENTITY_SET, share=0.5)
         await on.fault(kind="reset_after_write", method="POST", share=0.2)
         await on.fault(kind="delay", seconds=0.05, share=0.5)
-        async with workers(on, 3, cool_down_seconds=0.05):
+        async with workers(on, 3, cool_down_seconds=0.05, bulk_size=1000):
             for status in ("expiring", "expired", "revoked"):
                 await on.user.execute("update public.certifications set status = %s", [status])
             await on.settled()

@@ -16,12 +16,14 @@ async def test_the_request_in_flight_is_settled_and_a_back_off_is_not_waited_out
         stage(database, working=False) as on,
         worker_process(on, database, tmp_path, base_delay_ms="600000") as worker,
     ):
-        slow, failing = await on.issue(), await on.issue()
+        slow, failing, *_ = [await on.issue() for _ in range(20)]  # enough for a pace of several at once
         await on.settled()
         await on.fault(kind="delay", key=slow, seconds=1.5)
         await on.fault(kind="status", status=503, key=failing)
-        await on.user.execute("update public.certifications set status = 'expired'")
-        await on.until_requests(4)
+        await on.user.execute(
+            "update public.certifications set status = 'expired' where id = any(%s::uuid[])", [[slow, failing]]
+        )
+        await on.until_requests(22)
         await worker.says("sync.attempt_failed")
 
         assert await worker.terminate() == 0
@@ -36,7 +38,7 @@ async def test_the_request_in_flight_is_settled_and_a_back_off_is_not_waited_out
 async def test_what_was_claimed_and_not_sent_is_left_to_others_at_once(database: str, tmp_path: Path) -> None:
     async with (
         stage(database, working=False) as on,
-        worker_process(on, database, tmp_path, concurrency="40", bulk_size="1") as worker,
+        worker_process(on, database, tmp_path, concurrency="40") as worker,
     ):
         for _ in range(300):
             await on.issue()

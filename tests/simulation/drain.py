@@ -18,7 +18,7 @@ from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.lease import LeasedGateway, LeaseTimes
 from dynamics_sync.sync.memory import InMemoryCircuitStore, InMemoryRetryQueue
-from dynamics_sync.sync.pacer import PacedGateway, Pacer
+from dynamics_sync.sync.pacer import PacedClock, PacedGateway, Pacer
 from dynamics_sync.sync.ports import Claim, Prepared
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
@@ -165,7 +165,7 @@ def drain(records: int, *, together: int, workers: int, limits: Limits, seed: in
         breaker = DynamicsCircuitBreaker(CircuitSettings(notice_seconds=0.5), circuits, stoppable, trust_seconds=0.1)
         worker = Worker(
             service=HLFDynamicsSyncService(
-                breaker=breaker, policy=RetryPolicy(), gateway=leases, queue=queue, clock=stoppable
+                breaker=breaker, policy=RetryPolicy(), gateway=leases, queue=queue, clock=PacedClock(stoppable, pacer)
             ),
             breaker=breaker,
             outbox=backlog,

@@ -27,7 +27,7 @@ from dynamics_sync.core.outcome import (
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.clock import StoppableClock
 from dynamics_sync.sync.lease import LeasedGateway
-from dynamics_sync.sync.pacer import PacedGateway, Pacer
+from dynamics_sync.sync.pacer import PacedClock, PacedGateway, Pacer
 from dynamics_sync.sync.ports import Prepared
 from dynamics_sync.sync.replay import Replay
 from dynamics_sync.sync.service import HLFDynamicsSyncService
@@ -128,7 +128,7 @@ class SimulatedWorker(Machine):
             policy=world.knobs.policy,
             gateway=leases,
             queue=ModelRetryQueue(world.database, wire, world.name),
-            clock=clock,
+            clock=PacedClock(clock, pacer),
         )
         settings = WorkerSettings(world.plan.concurrency, world.knobs.poll_seconds, world.knobs.shutdown_seconds)
         self._worker = Worker(

@@ -156,7 +156,7 @@ async def worker_processes(
 
 
 def _connected(on: Stage, database: str) -> dict[str, str]:
-    """The settings of a worker between a database and the stage's simulator."""
+    """The settings of a worker between a database and the stage's simulator, with a request for each record."""
     simulator = on.simulator
     given = {
         "database_url": database,
@@ -166,6 +166,7 @@ def _connected(on: Stage, database: str) -> dict[str, str]:
         "client_id": "demo",
         "client_secret": "demo",
         "poll_seconds": "0.05",
+        "bulk_size": "1",
     }
     if simulator.ca_file is not None:
         given["ca_file"] = str(simulator.ca_file)

@@ -115,8 +115,9 @@ class Stage:
 
 
 def engine_settings(database_url: str, simulator_url: str, **overrides: object) -> Settings:
-    """Fast settings against a simulator."""
-    fast: dict[str, object] = {"base_delay_ms": 10, "cool_down_seconds": 0.4, "poll_seconds": 0.05}
+    """Fast settings against a simulator. A record has a request of its own, for which faults are declared, unless a
+    test wants many in one."""
+    fast: dict[str, object] = {"base_delay_ms": 10, "cool_down_seconds": 0.4, "poll_seconds": 0.05, "bulk_size": 1}
     return sandbox.with_simulator(load_settings(database_url=database_url, **(fast | overrides)), simulator_url)
 
 

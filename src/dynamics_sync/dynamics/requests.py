@@ -1,7 +1,7 @@
 """Requests that are ready to leave: for one record, for many as a whole, for many one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import uuid4
 
 import aiohttp
@@ -165,4 +165,4 @@ class Batch:
 
 def _written(outcome: Outcome, write: Write) -> Outcome:
     """With the digest of what Dynamics accepted."""
-    return replace(outcome, payload_hash=write.payload_hash) if isinstance(outcome, Accepted) else outcome
+    return Accepted(outcome.etag, write.payload_hash) if isinstance(outcome, Accepted) else outcome

@@ -19,26 +19,27 @@ from dynamics_sync.postgres.connections import Connection, Pool, one_trip, trans
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
+# Lists travel in binary form, %b: as text, the driver quotes item by item, which is a fifth of what a worker does.
 CLAIM = """
 select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s)
 """
 
 SETTLE = """
 select * from dynamics_sync.settle(
-  %(target)s, %(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[], %(etags)s::text[],
-  %(payload_hashes)s::bytea[], %(sent)s::boolean[], %(unanswered)s::boolean[], %(late_seconds)s
+  %(target)s, %(ids)b::bigint[], %(versions)b::bigint[], %(claims)b::text[], %(etags)b::text[],
+  %(payload_hashes)b::bytea[], %(sent)b::boolean[], %(unanswered)b::boolean[], %(late_seconds)s
 )
 """
 
-GIVE_BACK = "select * from dynamics_sync.give_back(%(ids)s::bigint[], %(versions)s::bigint[], %(claims)s::text[])"
+GIVE_BACK = "select * from dynamics_sync.give_back(%(ids)b::bigint[], %(versions)b::bigint[], %(claims)b::text[])"
 
 SEND_AGAIN = "select dynamics_sync.send_again(%s, %s, %s, %s)"
 
-RENEW = "select * from dynamics_sync.renew(%(ids)s::bigint[], %(claims)s::text[], %(lease_seconds)s)"
+RENEW = "select * from dynamics_sync.renew(%(ids)b::bigint[], %(claims)b::text[], %(lease_seconds)s)"
 
 RELEASE = """
 select dynamics_sync.release(
-  %(ids)s::bigint[], %(claims)s::text[], %(attempts)s::integer[], %(unanswered)s::boolean[], %(late_seconds)s
+  %(ids)b::bigint[], %(claims)b::text[], %(attempts)b::integer[], %(unanswered)b::boolean[], %(late_seconds)s
 )
 """
 
@@ -80,7 +81,7 @@ class PostgresOutbox:
 
     async def claim(self, limit: int) -> Claim:
         """Take up to `limit` records, and read the circuit in the same round trip."""
-        claim_id = uuid4().hex
+        claim_id = str(uuid4())
         parameters = {
             "target": self._target,
             "limit": limit,
@@ -182,7 +183,7 @@ class PostgresOutbox:
             attempts=attempts,
             target=self._target,
             changed_columns=tuple(changed_columns),
-            correlation_id=str(uuid4()),
+            correlation_id=f"{claim_id[:24]}{outbox_id & 0xFFFFFFFFFFFF:012x}",  # a UUID, of claim and row
             claim_id=claim_id,
             outbox_id=outbox_id,
         )

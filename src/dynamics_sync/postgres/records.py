@@ -41,7 +41,7 @@ AHEAD_SECONDS = 1.0
 """How old a row that was read ahead may be: what waits longer for its turn is read again."""
 
 
-KNOWN_PAYLOADS = "select * from dynamics_sync.known_payloads(%s, %s, %s::text[])"
+KNOWN_PAYLOADS = "select * from dynamics_sync.known_payloads(%s, %s, %b::text[])"
 
 
 class PostgresRecords:
@@ -199,9 +199,9 @@ _FORMS = {
 def row_query(table: SourceTable, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
     """The rows with some keys. With `any_text` also a text that is no label of the key's enumeration is no error."""
     key_type = types[table.key]
-    wanted = "{key} = any(%s::{type}[])"
+    wanted = "{key} = any(%b::{type}[])"
     if any_text and key_type not in (*_INTEGER_BYTES, *_FORMS, "text", "character varying"):
-        wanted = "{key}::text = any(%s::text[])"
+        wanted = "{key}::text = any(%b::text[])"
     return sql.SQL("select {key}::text as {alias}, {columns} from {table} where " + wanted).format(
         key=sql.Identifier(table.key),
         alias=sql.Identifier(KEY),

@@ -33,6 +33,9 @@ LOOK_SECONDS = 0.1
 MOST_LOOK_SECONDS = 1.0
 """After so long it does in any case: others may have found out something."""
 
+IDLE_SECONDS = 2.0
+"""After so long without a place a worker leaves its records to others."""
+
 _CUT_OFF = (Transient("timeout"),)
 
 
@@ -50,6 +53,7 @@ class Pacer:
         self._worker = worker
         self._share = 1
         self._part = 1.0
+        self._placeless_since = math.inf
         self._parallelism: int | None = None
         self._requests: Allowance | None = None
         self._execution: Allowance | None = None
@@ -69,9 +73,14 @@ class Pacer:
         """How many requests may be under way at present."""
         return self._share
 
+    @property
+    def has_no_part(self) -> bool:
+        """There are more workers than requests at once, for some time now: the others send."""
+        return self._clock.monotonic() - self._placeless_since >= IDLE_SECONDS
+
     async def enter(self) -> None:
         """Wait for a place among the requests that may be under way, and until the next one may leave; or until the
-        worker stops. For one caller at a time."""
+        worker stops."""
         with contextlib.suppress(StoppedError):
             while (wait_seconds := self._wait_seconds()) > 0 and not self._closed:
                 self._is_waiting = True
@@ -89,6 +98,20 @@ class Pacer:
         """Give the place to the next one."""
         self._entered -= 1
         self._more_room.set()
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep between two requests, with the place given to others meanwhile.
+
+        Raises:
+            StoppedError: the worker stopped.
+        """
+        self.leave()
+        try:
+            await self._clock.sleep(seconds)
+        except BaseException:
+            self._entered += 1  # it is left once more
+            raise
+        await self.enter()
 
     def close(self) -> None:
         """The worker stops: nobody waits any more."""
@@ -133,7 +156,7 @@ class Pacer:
         with contextlib.suppress(StoppedError):
             while True:
                 await self._is_busy.wait()
-                if self._under_way == 0 and not self._is_waiting:
+                if self._under_way == 0 and not self._is_waiting and self._share > 0:
                     self._is_busy.clear()
                 with contextlib.suppress(DatabaseError):
                     await self._look()
@@ -153,6 +176,10 @@ class Pacer:
             pace = known  # another worker was faster: what goes on will be heard again
         share = pace.concurrency // reading.workers + (reading.rank < pace.concurrency % reading.workers)
         self._share = min(share, self._most)
+        if share > 0:
+            self._placeless_since = math.inf
+        else:
+            self._placeless_since = min(self._placeless_since, self._clock.monotonic())
         self._part = max(share, 1) / pace.concurrency
         self._more_room.set()
 
@@ -172,6 +199,19 @@ class Pacer:
     def _gap_seconds(self) -> float:
         under_way = self._under_way / self._part
         return gap_seconds(self._requests, self._execution, self._request_seconds, under_way, self._part)
+
+
+class PacedClock:
+    """A clock on which whoever sleeps keeps no place from others."""
+
+    def __init__(self, clock: StoppableClock, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self.now = clock.now
+        self.monotonic = clock.monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        """As the clock's."""
+        await self._pacer.rest(seconds)
 
 
 class PacedGateway:

@@ -136,6 +136,10 @@ class Worker:
 
     async def _step(self) -> float:
         """Claim what may be sent now; give the seconds to rest before the next look."""
+        if self._pacer.has_no_part:
+            self.wake.clear()
+            await self._give_back()
+            return self._settings.poll_seconds
         await self._keep_leases()
         if (limit := self._room()) == 0:
             self._more_room.clear()
@@ -155,6 +159,15 @@ class Worker:
         rest_seconds = 0.0 if operations else self._rest_seconds
         self._rest_seconds = min(max(2 * rest_seconds, DROWSY_SECONDS), self._settings.poll_seconds)
         return rest_seconds
+
+    async def _give_back(self) -> None:
+        """Leave what waits for its turn to other workers."""
+        waiting = self._ready.waiting()
+        self._ready.remove(waiting)
+        try:
+            await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in waiting))
+        finally:
+            self._drop(waiting)
 
     async def _keep_leases(self) -> None:
         """Now and then, of records that wait for their turn: where requests leave slowly, they would not last."""
@@ -210,7 +223,7 @@ class Worker:
         full requests, so that one can be filled while the other is taken."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        wanted = max(self._pacer.share, 2 * self._largest, round(leaving))
+        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
         self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
