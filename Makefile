@@ -10,7 +10,7 @@ WITHOUT_COVERAGE := tests/chaos tests/simulation
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate chaos attack pooler bench format lint types coverage lock clean
+.PHONY: help demo test simulate drain chaos attack pooler bench format lint types coverage lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,6 +24,9 @@ test: $(VENV)/.dev  ## run the whole suite
 simulate: $(VENV)/.dev  ## let a million histories with faults happen (SEEDS=…); show one (SEED=…); find bugs (BUGS=1)
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(BUGS),--bugs)
+
+drain: $(VENV)/.dev  ## drain 200,000 records against Dynamics' limits in simulated time (RECORDS=… WORKERS=…)
+	@PYTHONPATH=tests $(BIN)/python -m simulation.drain
 
 chaos: $(VENV)/.dev  ## kill, stop, cut off and crash all parts for ten minutes (DURATION=… WORKERS=… RECORDS=… SEED=…)
 	@PYTHONPATH=tests $(BIN)/python -m chaos

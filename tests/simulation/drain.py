@@ -1,11 +1,17 @@
 """A backlog that real workers drain, against a Dynamics that limits them as the real one does, on a simulated clock."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from random import Random
+
+import structlog
+from rich.console import Console
+from rich.table import Table
 
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.operation import Applied, FailedAttempt, OperationType, SyncOperation
@@ -182,5 +188,29 @@ def drain(records: int, *, together: int, workers: int, limits: Limits, seed: in
     return Drain(records, seconds, dynamics.requests, dynamics.refused_at, len(queue.entries))
 
 
+def main() -> None:
+    """A backlog drained one by one: `make drain RECORDS=… WORKERS=…`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    records, workers = int(os.environ.get("RECORDS") or 200_000), int(os.environ.get("WORKERS") or 3)
+    limits = Limits(dop_hint=10)
+    drained = drain(records, together=1, workers=workers, limits=limits)
+    allowed = limits.requests * drained.seconds / limits.window_seconds
+    table = Table("records", "workers", "simulated time", "requests", "of what the limits allow", "429s", "in a window")
+    table.add_row(
+        f"{records:,}",
+        str(workers),
+        str(timedelta(seconds=round(drained.seconds))),
+        f"{drained.requests:,}",
+        f"{drained.requests / allowed:.0%}",
+        str(len(drained.refused_at)),
+        f"at most {drained.most_refused(limits.window_seconds)}",
+    )
+    Console().print(table)
+
+
 async def _read_ahead(operations: Sequence[SyncOperation]) -> None:
     """Rows need no reading here."""
+
+
+if __name__ == "__main__":
+    main()

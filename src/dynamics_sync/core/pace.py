@@ -32,7 +32,7 @@ SCARCE_SHARE = 0.05
 SPENT_SHARE = 0.01
 """With less than this share left, one request at a time finds out whether more may follow."""
 
-MOST_GAP_SECONDS = 60.0
+MOST_GAP_SECONDS = 150.0
 """No worker waits longer than this for the next request to leave. What headers say is for debugging, Microsoft says;
 the limit itself, a 429, is what decides."""
 

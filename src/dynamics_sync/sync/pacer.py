@@ -113,6 +113,11 @@ class Pacer:
             raise
         await self.enter()
 
+    def look_first(self) -> None:
+        """Nothing may be sent for now: when it may, the pace will be another."""
+        self._share = 0
+        self._is_busy.set()
+
     def close(self) -> None:
         """The worker stops: nobody waits any more."""
         self._closed = True
@@ -140,8 +145,7 @@ class Pacer:
             self._latencies[kind] = Latency.after(self._latencies.get(kind), seconds)
         throttled = any(isinstance(outcome, Throttled) for outcome in outcomes)
         if throttled:
-            self._requests = self._requests and self._requests.forgotten()
-            self._execution = self._execution and self._execution.forgotten()
+            self._forget_limits()
         signals = self._signals
         self._signals = replace(
             signals,
@@ -175,6 +179,8 @@ class Pacer:
         if pace != known and not await self._store.compare_and_set(known, pace):
             pace = known  # another worker was faster: what goes on will be heard again
         share = pace.concurrency // reading.workers + (reading.rank < pace.concurrency % reading.workers)
+        if self._share == 0:
+            self._forget_limits()  # others have sent meanwhile
         self._share = min(share, self._most)
         if share > 0:
             self._placeless_since = math.inf
@@ -184,11 +190,15 @@ class Pacer:
         self._more_room.set()
 
     def _most_of_all(self, workers: int) -> int:
-        spent = any(allowance is not None and allowance.is_spent for allowance in (self._requests, self._execution))
-        if spent and self._share > 0:  # who may not send knows only what was left once
+        if any(allowance is not None and allowance.is_spent for allowance in (self._requests, self._execution)):
             return START
         usable = self._most * workers
         return usable if self._parallelism is None else min(self._parallelism, usable)
+
+    def _forget_limits(self) -> None:
+        """What is left of them is not known until the next answer."""
+        self._requests = self._requests and self._requests.forgotten()
+        self._execution = self._execution and self._execution.forgotten()
 
     def _wait_seconds(self) -> float:
         """Until the next request may leave; infinite until a place is free."""

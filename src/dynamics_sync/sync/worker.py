@@ -150,6 +150,7 @@ class Worker:
         if not self._breaker.believes_healthy:
             reading = await self._breaker.look()
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
+                self._pacer.look_first()
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
         if came_back:
