@@ -102,6 +102,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """Clear away what killed processes have left. Its `finally` blocks run now, and can do no harm any more."""
+        _set_running_loop(self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of what they would have liked to await
             for task in self._tasks:
@@ -112,6 +113,7 @@ class SimulationLoop(asyncio.AbstractEventLoop):
                             task.get_coro().close()  # type: ignore[union-attr]
                             break
             self._tasks.clear()
+        _set_running_loop(None)
 
     def continue_process(self, process: Process) -> None:
         self._ready.extend(process.go_on())
