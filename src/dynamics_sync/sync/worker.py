@@ -121,6 +121,9 @@ class Worker:
         jobs = [asyncio.create_task(self._send()), asyncio.create_task(self._pacer.run())]
         try:
             while not self._clock.stopped:
+                for job in jobs:
+                    if job.done():
+                        job.result()  # one that fails must not go unnoticed
                 rest_seconds = await self._step_or_wait_for_database()
                 if rest_seconds > 0:
                     await self._clock.sleep_or(self.wake, rest_seconds)
