@@ -88,7 +88,7 @@ class LeasedGateway:
             return {}
         held = await self._outbox.renew(due)
         for operation in due:
-            if _lease_of(operation) in held:
+            if _lease_of(operation) in held and _lease_of(operation) in self._ends:
                 self.begin(operation, asked_at)
         late = {_lease_of(operation) for operation in due} - held
         lost: dict[int, NoRequest] = {}

@@ -41,15 +41,17 @@ class Ready:
         """All of them."""
         return [operation for waiting in self._tables.values() for operation in waiting]
 
-    def remove(self, operations: Sequence[SyncOperation]) -> None:
-        """Without these."""
+    def remove(self, operations: Sequence[SyncOperation]) -> Sequence[SyncOperation]:
+        """Let these go, as far as they still wait; give those that did."""
         gone = {id(operation) for operation in operations}
+        removed = [operation for operation in self.waiting() if id(operation) in gone]
         kept = {
             table: deque(operation for operation in waiting if id(operation) not in gone)
             for table, waiting in self._tables.items()
         }
         self._tables = {table: waiting for table, waiting in kept.items() if waiting}
         self._count = sum(map(len, self._tables.values()))
+        return removed
 
     async def filled(self) -> bool:
         """Wait until there is something to take; False once it is closed."""

@@ -181,8 +181,7 @@ class Worker:
         waiting = self._ready.waiting()
         if lost := await self._leases.keep(waiting):
             gone = [each for each in waiting if (each.outbox_id, each.claim_id) in lost]
-            self._ready.remove(gone)
-            self._drop(gone)
+            self._drop(self._ready.remove(gone))  # the others were sent meanwhile
 
     async def _claim(self, limit: int) -> Sequence[SyncOperation]:
         """Take records from the outbox, and read their rows while they wait for their turn."""
