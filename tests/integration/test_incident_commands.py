@@ -133,7 +133,7 @@ async def test_an_outage_from_the_first_failure_to_the_last_arrival(
 
 async def test_hundreds_do_not_knock_dynamics_over(database: str, command: Run, tmp_path: Path) -> None:
     """It takes no more than fifty at once and five hundred a second, from workers who would send four times as many."""
-    simulated = {"limits": Limits(requests=500, window_seconds=1.0, concurrent=WINDOW)}
+    simulated = {"limits": Limits(requests=500, window_seconds=1.0, concurrent=WINDOW, dop_hint=WINDOW)}
     async with stage(database, working=False, simulated=simulated) as on:
         keys = await left_behind(on, 500)
         async with worker_process(on, database, tmp_path, concurrency="200"):
