@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynamics_sync import app
+from dynamics_sync.simulator.limits import Limits
 from dynamics_sync.sync.worker import Worker
 from support.commands import worker_processes
 from support.database_clock import DatabaseClock
@@ -184,10 +185,9 @@ async def test_so_it_is_for_records_that_leave_together(database: str) -> None:
 
 
 async def test_several_processes_share_the_work(database: str, tmp_path: Path) -> None:
-    """Each has one request under way at most."""
     async with (
-        stage(database, working=False) as on,
-        worker_processes(on, database, tmp_path, 3, concurrency="1", bulk_size="1"),
+        stage(database, working=False, simulated={"limits": Limits(dop_hint=50)}) as on,
+        worker_processes(on, database, tmp_path, 3, concurrency=CONCURRENCY),
     ):
         await on.fault(kind="delay", seconds=0.1)
         keys = [await on.issue() for _ in range(60)]
@@ -195,7 +195,7 @@ async def test_several_processes_share_the_work(database: str, tmp_path: Path) -
         await on.settled()
         await assert_all_arrived(on, keys, REVOKED)
         await assert_never_two_requests_for_one_record(on)
-        assert await most_at_once(on) > 1
+        assert await most_at_once(on) > int(CONCURRENCY)
 
 
 async def test_what_a_killed_process_held_is_sent_by_the_others(

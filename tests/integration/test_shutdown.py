@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dynamics_sync.simulator.limits import Limits
 from support.commands import worker_process
 from support.engine import stage
 
@@ -37,7 +38,7 @@ async def test_the_request_in_flight_is_settled_and_a_back_off_is_not_waited_out
 
 async def test_what_was_claimed_and_not_sent_is_left_to_others_at_once(database: str, tmp_path: Path) -> None:
     async with (
-        stage(database, working=False) as on,
+        stage(database, working=False, simulated={"limits": Limits(dop_hint=50)}) as on,
         worker_process(on, database, tmp_path, concurrency="40") as worker,
     ):
         for _ in range(300):
@@ -46,8 +47,8 @@ async def test_what_was_claimed_and_not_sent_is_left_to_others_at_once(database:
         before = len(await on.requests())
         await on.fault(kind="delay", seconds=1.0)
         await on.user.execute("update public.certifications set status = 'expired'")
-        await on.until("select count(*) > 4 from dynamics_sync.outbox where lease_owner is not null")
-        await on.until_requests(before + 4)  # as many at once as Dynamics recommends
+        await on.until("select count(*) > 40 from dynamics_sync.outbox where lease_owner is not null")
+        await on.until_requests(before + 40)
 
         assert await worker.terminate() == 0
 
