@@ -245,7 +245,7 @@ async def _acts(story: _Story) -> None:
     ids = list(story.changes)
     await story.step(
         f"{CERTIFICATIONS} certifications are committed in PostgreSQL …",
-        f"{CERTIFICATIONS} certifications were committed and arrived in Dynamics, one request each",
+        f"{CERTIFICATIONS} certifications were committed and arrived in Dynamics",
         _drained,
     )
     refused = ids[-1]
