@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.core.errors import MappingError
@@ -34,12 +33,12 @@ from dynamics_sync.settings import Settings
 from dynamics_sync.stores import Stores, open_stores
 from dynamics_sync.sync.clock import StoppableClock, SystemClock
 from dynamics_sync.sync.inbox import Inbox
-from dynamics_sync.sync.pacer import Pacer
 from dynamics_sync.sync.reading import GentleReader
 from dynamics_sync.sync.worker import Worker
 from dynamics_sync.targets import (
     check_capture,
     dynamics_of,
+    make_pacer,
     make_worker,
     open_portal,
     portal_of,
@@ -132,7 +131,7 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         records = PostgresRecords(stores.pool, mapping, types, clock)
         bundling = Bundling(mapping, settings.bulk_size)
         stopping = StoppableClock(clock)
-        pacer = Pacer(stores.targets[DYNAMICS].pace, stopping, settings.concurrency, str(uuid4()))
+        pacer = make_pacer(settings, stores.targets[DYNAMICS], stopping)
         api = WebApi(url, session, clock, lambda exchanged: pacer.hear(hints_from(exchanged.headers)))
         gateway = DataverseGateway(api=api, tokens=tokens, records=records, mapping=mapping, bundling=bundling)
         workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, stopping, pacer)}

@@ -66,6 +66,11 @@ def make_worker(
     )
 
 
+def make_pacer(settings: Settings, stores: TargetStores, clock: StoppableClock) -> Pacer:
+    """This worker's part of a target's pace."""
+    return Pacer(stores.pace, clock, settings.concurrency, str(uuid4()))
+
+
 async def check_capture(tables: SourceTables, target: str, database_url: str) -> TypesOf:
     """Make sure that all that is mapped for a target is captured for it; give the types of the columns.
 
@@ -153,5 +158,5 @@ async def open_portal(
             clock=clock,
         )
         stopping = StoppableClock(clock)
-        pacer = Pacer(stores.pace, stopping, settings.concurrency, str(uuid4()))
+        pacer = make_pacer(settings, stores, stopping)
         yield make_worker(settings, stores, gateway, records, stopping, pacer)

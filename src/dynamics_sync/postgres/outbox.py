@@ -19,11 +19,11 @@ from dynamics_sync.postgres.connections import Connection, Pool, one_trip, trans
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
-# Lists travel in binary form, %b: as text, the driver quotes item by item, which is a fifth of what a worker does.
 CLAIM = """
 select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s)
 """
 
+# Lists travel in binary form, %b: as text, the driver quotes item by item, which is a fifth of what a worker does.
 SETTLE = """
 select * from dynamics_sync.settle(
   %(target)s, %(ids)b::bigint[], %(versions)b::bigint[], %(claims)b::text[], %(etags)b::text[],

@@ -141,7 +141,9 @@ class Worker:
         """Claim what may be sent now; give the seconds to rest before the next look."""
         if self._pacer.has_no_part:
             self.wake.clear()
-            await self._give_back()
+            waiting = self._ready.waiting()
+            self._ready.remove(waiting)
+            await self._give_back(waiting)
             return self._settings.poll_seconds
         await self._keep_leases()
         if (limit := self._room()) == 0:
@@ -164,14 +166,12 @@ class Worker:
         self._rest_seconds = min(max(2 * rest_seconds, DROWSY_SECONDS), self._settings.poll_seconds)
         return rest_seconds
 
-    async def _give_back(self) -> None:
-        """Leave what waits for its turn to other workers."""
-        waiting = self._ready.waiting()
-        self._ready.remove(waiting)
+    async def _give_back(self, unsent: Sequence[SyncOperation]) -> None:
+        """Leave records that wait for their turn no more to other workers."""
         try:
-            await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in waiting))
+            await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in unsent))
         finally:
-            self._drop(waiting)
+            self._drop(unsent)
 
     async def _keep_leases(self) -> None:
         """Now and then, of records that wait for their turn: where requests leave slowly, they would not last."""
@@ -350,8 +350,7 @@ class Worker:
         unsent = self._ready.close()
         self._pacer.close()
         with contextlib.suppress(DatabaseError):
-            await asyncio.gather(*(self._outbox.release(operation, operation.attempts) for operation in unsent))
-        self._drop(unsent)
+            await self._give_back(unsent)
         senders = [*self._senders]
         if senders:
             await asyncio.wait(senders, timeout=self._settings.shutdown_seconds)

@@ -30,7 +30,8 @@ declare
 begin
   select s.until into known from dynamics_sync.senders s where s.target = of_target and s.worker = of_worker;
   if known is null or known < clock_timestamp() + make_interval(secs => present_seconds / 2) then
-    delete from dynamics_sync.senders s where s.target = of_target and s.until < clock_timestamp() and s.worker <> of_worker;
+    delete from dynamics_sync.senders s
+    where s.target = of_target and s.until < clock_timestamp() and s.worker <> of_worker;
     insert into dynamics_sync.senders as noted (target, worker, until)
     values (of_target, of_worker, clock_timestamp() + make_interval(secs => present_seconds))
     on conflict (target, worker) do update set until = excluded.until;
