@@ -37,7 +37,9 @@ TRUCE = "truce"
 
 Method = Callable[..., Awaitable[Any]]
 
-_WRITE = re.compile(r"/api/data/v9\.2/[a-z_]+\([a-z_]+='([^']+)'\)")
+_WEB_API = "/api/data/v9.2/"
+_RECORD = re.compile(r"[a-z_]+\([a-z_]+='([^']+)'\)")
+"""In an address, or in the body of a request for many records."""
 
 
 class Point(StrEnum):
@@ -144,12 +146,12 @@ def _traced(request: Method, trace: _Trace, death: _Death) -> Method:
 
     async def traced(self: aiohttp.ClientSession, method: str, url: Any, **options: Any) -> Any:
         nonlocal count
-        match = _WRITE.search(unquote(str(url)))
-        if match is None:
+        keys = _keys_of(unquote(str(url)), options.get("data"))
+        if not keys:
             return await request(self, method, url, **options)
         count += 1
         number = count
-        trace.note(began=number, key=match[1], admitted=_admitted.get())
+        trace.note(began=number, keys=keys, admitted=_admitted.get())
         how = "nothing"
         try:
             answer = await request(self, method, url, **options)
@@ -159,11 +161,18 @@ def _traced(request: Method, trace: _Trace, death: _Death) -> Method:
             raise
         finally:
             trace.note(ended=number, how=how)
-        if answer.status == 204:
+        if answer.status == (200 if str(url).endswith("$batch") else 204):
             death.passes(Point.AFTER_WRITE)
         return answer
 
     return traced
+
+
+def _keys_of(address: str, body: object) -> list[str]:
+    """Of all records that a request of the Web API is for."""
+    _, is_ours, path = address.partition(_WEB_API)
+    text = body.decode() if isinstance(body, bytes) else ""
+    return list(dict.fromkeys(_RECORD.findall(f"{path}\n{text}"))) if is_ours else []
 
 
 def _deadly_after(claim: Method, death: _Death) -> Method:

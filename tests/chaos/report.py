@@ -51,7 +51,7 @@ def _came(result: Result) -> dict[str, int]:
     history, rules = result.history, Counter(violation.rule for violation in result.violations)
     states = Counter(change.state for change in history.circuit if change.state == "open" or change.is_probing)
     return {
-        "requests": len(history.requests),
+        "records in requests": len(history.requests),
         "requests that a stopped process had decided on": sum(request.frozen for request in history.requests),
         "writes that took effect after their sender had given up": result.late,
         "writes in Dynamics": len(history.writes),

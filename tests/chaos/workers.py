@@ -192,14 +192,16 @@ def requests_of(worker: Worker) -> list[Request]:
 def requests_in(
     trace: Path, sender: str, request_seconds: float, killed_at: float, continued: Sequence[float] = ()
 ) -> list[Request]:
-    """What left one process, as it saw it; see `Request` for how a request ends, and which are frozen."""
+    """What left one process, as it saw it: of a request for many records, one for each. See `Request` for how a request
+    ends, and which are frozen."""
     found: list[Request] = []
     under_way: dict[int, dict[str, Any]] = {}
 
     def end(begun: dict[str, Any], ended: float, how: str) -> None:
         began, admitted = begun["at"], begun["admitted"] or begun["at"]
         frozen = any(admitted < at <= began for at in continued)
-        found.append(Request(begun["key"], sender, began, min(ended, began + request_seconds), how, frozen))
+        ended = min(ended, began + request_seconds)
+        found.extend(Request(key, sender, began, ended, how, frozen) for key in begun["keys"])
 
     for line in trace_lines(trace):
         if "began" in line:
