@@ -188,7 +188,8 @@ async def test_what_takes_too_long_is_halved(database: str) -> None:
         await drain(on)
         assert await arrived(on) == set(keys)
         assert await on.queue() == []
-        assert_halved(*[request for request in await on.writes() if request["status"] is None][:2])
+        first, second, *_ = [request["keys"] for request in await on.writes() if request["status"] is None]
+        assert len(second) <= len(first) // 2, "others, perhaps: those of the first wait before they are tried again"
 
 
 async def test_rows_that_are_gone_go_together_too(database: str) -> None:

