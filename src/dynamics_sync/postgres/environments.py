@@ -51,8 +51,9 @@ async def check_environment(pool: Pool, target: str, address: str) -> None:
         row = await (await connection.execute(KNOWN, {"target": target})).fetchone()
     if row is not None and row[0] != address:
         raise ConfigurationError(
-            f"In this database the target {target} is the Dynamics environment {row[0]}, but DYNAMICS_SYNC_DYNAMICS_URL "
-            f"names {address}. One more environment needs a name of its own, in DYNAMICS_SYNC_TARGET. If {target} is to "
-            f"be {address} from now on, run `delete from dynamics_sync.environments where target = '{target}'`, start "
-            "again, and resync its tables unless it holds the same records."
+            f"In this database the target {target} is the Dynamics environment {row[0]}, but "
+            f"DYNAMICS_SYNC_DYNAMICS_URL names {address}. One more environment needs a name of its own, in "
+            f"DYNAMICS_SYNC_TARGET. If {target} is to be {address} from now on, run `delete from "
+            f"dynamics_sync.environments where target = '{target}'`, start again, and resync its tables unless it "
+            "holds the same records."
         )
