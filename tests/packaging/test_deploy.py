@@ -406,7 +406,7 @@ def test_a_further_environment_has_its_name_everywhere(database: str, scaler: st
     assert merged["name"] == documents(f"{BASE}/kustomization.yaml")[0]["configMapGenerator"][0]["name"]
     ((patch,),) = (yaml.safe_load(each["patch"]) for each in overlay["patches"])
     assert patch["path"] == "/spec/triggers/0/metadata/query"
-    assert patch["value"] == TRIGGER["metadata"]["query"].replace(DYNAMICS, named)
+    assert patch["value"] == TRIGGER["metadata"]["query"].replace(f"'{DYNAMICS}'", f"'{named}'")
     with psycopg.connect(scaler) as connection:
         assert connection.execute(patch["value"]).fetchone() == (0,)
     assert defaults(COMPOSE["services"]["worker"]["environment"]["DYNAMICS_SYNC_TARGET"]) == DYNAMICS
