@@ -39,13 +39,15 @@ async def run_until_stopped(settings: Settings, url: str, *, web: bool, worker: 
                 await _serve(settings, app.web_server(stores, None, webhooks) if web else None, None)
         return
     async with (
-        sandbox.dynamics_or_simulator(settings) as settings,
-        app.open_engine(settings, url) as engine,
-        _webhooks(settings, url, web, engine) as webhooks,
+        sandbox.dynamics_or_simulator(settings) as completed,
+        app.open_engine(completed, url) as engine,
+        _webhooks(completed, url, web, engine) as webhooks,
     ):
+        if completed is settings:  # a simulator has a new address each time
+            await app.check_target(settings, engine.stores)
         await check_dynamics(engine.gateway)
         server = app.web_server(engine.stores, engine.tokens, webhooks) if web else None
-        await _serve(settings, server, engine if worker else None)
+        await _serve(completed, server, engine if worker else None)
 
 
 @asynccontextmanager

@@ -66,6 +66,13 @@ create table dynamics_sync.circuit (
   revision bigint not null default 0
 );
 
+-- Which environment of Dynamics a target stands for: its address, as noted when it was first served.
+create table dynamics_sync.environments (
+  target text primary key,
+  address text not null,
+  noted_at timestamptz not null default clock_timestamp()
+);
+
 -- Who attends to a target: until when a worker looks at its outbox again without being woken, and until when somebody
 -- listens. NOTIFY has the commits of a whole database wait for one another, so nobody is woken who need not be.
 create table dynamics_sync.attention (
