@@ -64,7 +64,7 @@ class Pacer:
         self._entered_at = -math.inf
         self._more_room = asyncio.Event()
         self._under_way = 0
-        self._is_waiting = False
+        self._waiting = 0
         self._is_busy = asyncio.Event()
         self._closed = False
 
@@ -83,14 +83,7 @@ class Pacer:
         worker stops."""
         with contextlib.suppress(StoppedError):
             while (wait_seconds := self._wait_seconds()) > 0 and not self._closed:
-                self._is_waiting = True
-                self._is_busy.set()
-                if wait_seconds < math.inf:
-                    await self._clock.sleep(min(wait_seconds, MOST_LOOK_SECONDS))
-                else:
-                    self._more_room.clear()
-                    await self._more_room.wait()
-        self._is_waiting = False
+                await self._wait(wait_seconds)
         self._entered += 1
         self._entered_at = self._clock.monotonic()
 
@@ -103,15 +96,30 @@ class Pacer:
         """Sleep between two requests, with the place given to others meanwhile.
 
         Raises:
-            StoppedError: the worker stopped.
+            StoppedError: the worker stopped, or it has no part any more: another one may make the next request.
         """
         self.leave()
         try:
             await self._clock.sleep(seconds)
-        except BaseException:
-            self._entered += 1  # it is left once more
-            raise
-        await self.enter()
+            while (wait_seconds := self._wait_seconds()) > 0:
+                if self._closed or self.has_no_part:
+                    raise StoppedError
+                await self._wait(wait_seconds)
+            self._entered_at = self._clock.monotonic()
+        finally:
+            self._entered += 1  # it is left once more in any case
+
+    async def _wait(self, seconds: float) -> None:
+        self._waiting += 1
+        self._is_busy.set()
+        try:
+            if seconds < math.inf:
+                await self._clock.sleep(min(seconds, MOST_LOOK_SECONDS))
+            else:
+                self._more_room.clear()
+                await self._more_room.wait()
+        finally:
+            self._waiting -= 1
 
     def look_first(self) -> None:
         """Nothing may be sent for now: when it may, the pace will be another."""
@@ -159,7 +167,7 @@ class Pacer:
         with contextlib.suppress(StoppedError):
             while True:
                 await self._is_busy.wait()
-                if self._under_way == 0 and not self._is_waiting and self._share > 0:
+                if self._under_way == 0 and self._waiting == 0 and self._share > 0:
                     self._is_busy.clear()
                 with contextlib.suppress(DatabaseError):
                     await self._look()

@@ -23,10 +23,10 @@ from dynamics_sync.sync.ports import Outbox
 from dynamics_sync.sync.ready import Ready
 from dynamics_sync.sync.service import HLFDynamicsSyncService, Results
 
-SETTLE_LINGER_SECONDS = 0.04
+SETTLE_LINGER_SECONDS = 0.08
 """How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
 
-READY_SECONDS = 0.2
+READY_SECONDS = 0.4
 """For how long the records that wait for their turn should last, at the speed at which they leave."""
 
 DROWSY_SECONDS = 0.01
