@@ -66,7 +66,7 @@ class Mood(StrEnum):
 
 
 DYNAMICS_MOODS = (
-    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW, Mood.RESETS),
+    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW, Mood.RESETS),
     *(Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
     Mood.TOO_MUCH,
 )
@@ -91,6 +91,7 @@ class Point(StrEnum):
     READ_CIRCUIT = "read circuit"
     SET_CIRCUIT = "set circuit"
     REQUEST = "request"
+    REQUEST_FOR_MANY = "request for many"
     PROBE = "probe"
     ANSWER = "answer"
     SETTLE = "settle"
@@ -102,6 +103,8 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PROBE, Point.SET_CIRCUIT)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.READ_CIRCUIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (Point.ANSWER, Point.SET_CIRCUIT)),
+    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.READ_CIRCUIT,)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
     ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
     ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.READ_ROWS)),
@@ -110,6 +113,8 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE), (None,)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.DOWN), (Point.PROBE, Point.REQUEST, Point.READ_CIRCUIT)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
+    ((Kind.DYNAMICS, Mood.REFUSES), (Kind.DYNAMICS, Mood.DOWN), (Point.REQUEST_FOR_MANY,)),
+    ((Kind.DYNAMICS, Mood.DOWN), (Kind.DYNAMICS, Mood.REFUSES), (Point.REQUEST_FOR_MANY,)),
 )
 """Two kinds of trouble that are worse together, and where the first one strikes; the second just lasts."""
 
@@ -163,7 +168,7 @@ class Plan:
     @property
     def bundle(self) -> int:
         """Records in one request, at most."""
-        return 1 + self.seed % 4
+        return (1, 2, 4, 8)[self.seed % 4]
 
     @property
     def is_calm(self) -> bool:
@@ -182,11 +187,10 @@ def plan_for(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(seed)
     workers = random.choice((1, 2, 2, 3))
-    keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 6)))]
+    keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 8)))]
     actions = [_change(random, keys) for _ in range(random.randint(1, 6))]
     if random.random() < 0.5:
-        burst = _moment(random)
-        actions += [Action(burst + random.random() / 20, Kind.CHANGE, key) for key in keys]
+        actions += _bursts(random, keys)
     return Plan(
         seed=seed,
         workers=workers,
@@ -228,6 +232,16 @@ def _change(random: Random, keys: list[str]) -> Action:
     if kind is Kind.TRANSACTION:
         return Action(at, kind, key, seconds=random.uniform(0.1, 4), commits=random.random() < 0.7)
     return Action(at, kind, key)
+
+
+def _bursts(random: Random, keys: list[str]) -> list[Action]:
+    """All records change at once, or go; perhaps again a little later, as somebody thinks better of it."""
+    at, changes = _moment(random), []
+    for _ in range(random.choice((1, 1, 2, 3))):
+        kinds = random.choice(((Kind.CHANGE,), (Kind.CHANGE,), (Kind.CHANGE, Kind.DELETE), (Kind.DELETE,)))
+        changes += [Action(at + random.random() / 20, random.choice(kinds), key) for key in keys]
+        at = min(at + random.choice((0.3, 1.0, 4.0)) * random.uniform(0.5, 1.5), END_OF_TROUBLE - 1)
+    return changes
 
 
 def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: list[str], worker: int) -> Action:
