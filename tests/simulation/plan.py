@@ -17,6 +17,8 @@ class Kind(StrEnum):
 
     CHANGE = "change"
     DELETE = "delete"
+    UNDO = "undo"
+    """The change before is taken back: the record is as it was, or goes again."""
     TRANSACTION = "transaction"
     """A user's transaction that holds a record's lock for a while."""
     DYNAMICS = "dynamics"
@@ -35,7 +37,8 @@ class Kind(StrEnum):
     FORCE_CLOSED = "force closed"
 
 
-CHANGES = (Kind.CHANGE, Kind.DELETE, Kind.TRANSACTION)
+TO_WORKERS = (Kind.CRASH, Kind.PAUSE, Kind.CANCEL, Kind.SHUT_DOWN, Kind.CLOCK)
+CHANGES = (Kind.CHANGE, Kind.DELETE, Kind.UNDO, Kind.TRANSACTION)
 
 
 class Mood(StrEnum):
@@ -89,6 +92,8 @@ class Point(StrEnum):
     CLAIM = "claim"
     READ_ROWS = "read rows"
     READ_CIRCUIT = "read circuit"
+    PERMIT = "permit"
+    """The same, with a request that is ready to leave."""
     SET_CIRCUIT = "set circuit"
     REQUEST = "request"
     REQUEST_FOR_MANY = "request for many"
@@ -99,24 +104,29 @@ class Point(StrEnum):
     QUEUE_INSERT = "queue insert"
 
 
+AT_REQUESTS = (Point.REQUEST, Point.REQUEST_FOR_MANY, Point.REQUEST_FOR_MANY, Point.PROBE)
+"""Where a mood of Dynamics makes a difference."""
+
 MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[Point | None, ...]], ...] = (
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PROBE, Point.SET_CIRCUIT)),
-    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.READ_CIRCUIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PERMIT, Point.CLAIM)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (Point.ANSWER, Point.SET_CIRCUIT)),
-    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.READ_CIRCUIT,)),
+    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.PERMIT,)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
     ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
-    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.READ_ROWS)),
+    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.PERMIT, Point.READ_ROWS)),
     ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN), (None,)),
     ((Kind.DATABASE, Mood.SLOW_INSERTS), (Kind.DYNAMICS, Mood.REFUSES), (None,)),
     ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE), (None,)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.DOWN), (Point.PROBE, Point.REQUEST, Point.READ_CIRCUIT)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
     ((Kind.DYNAMICS, Mood.REFUSES), (Kind.DYNAMICS, Mood.DOWN), (Point.REQUEST_FOR_MANY,)),
-    ((Kind.DYNAMICS, Mood.DOWN), (Kind.DYNAMICS, Mood.REFUSES), (Point.REQUEST_FOR_MANY,)),
+    ((Kind.DYNAMICS, Mood.DOWN), (Kind.UNDO, None), (Point.REQUEST_FOR_MANY,)),
+    ((Kind.DYNAMICS, Mood.LOSES_ANSWERS), (Kind.UNDO, None), (Point.REQUEST,)),
 )
-"""Two kinds of trouble that are worse together, and where the first one strikes; the second just lasts."""
+"""Two kinds of trouble that are worse together, and where the first one strikes; the second one strikes
+there, too, or just lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +143,11 @@ class Action:
     share: float = 1.0
     commits: bool = True
     point: Point | None = None
-    """It happens when the worker gets there after `at`, rather than at `at`; not before it got there `passes` times."""
+    """It happens when a worker gets there after `at`, rather than at `at`; not before one got there `passes` times.
+    What happens to a worker happens to the one that gets there."""
     passes: int = 0
+    delay: float = 0.0
+    """Seconds from then on until it happens."""
 
     def __str__(self) -> str:
         said = [f"{self.at:7.3f}  {self.kind}"]
@@ -142,10 +155,11 @@ class Action:
             said.append(f"{self.mood} ({self.share:.0%})")
         if self.key:
             said.append(self.key)
-        if self.kind in (Kind.CRASH, Kind.PAUSE, Kind.CANCEL, Kind.SHUT_DOWN, Kind.CLOCK) or self.mood is Mood.CUT_OFF:
+        if self.kind in TO_WORKERS or self.mood is Mood.CUT_OFF:
             said.append(f"worker {self.worker}")
         if self.point is not None:
-            said.append(f"at {self.point} number {self.passes + 1} of worker {self.worker}")
+            after = f"{self.delay:.1f} s after" if self.delay else "at"
+            said.append(f"{after} {self.point} number {self.passes + 1}")
         if self.seconds:
             said.append(f"{self.seconds:.1f} s")
         return " ".join(said)
@@ -164,6 +178,8 @@ class Plan:
     skews: tuple[float, ...]
     """How far each worker's wall clock is off, in seconds."""
     actions: tuple[Action, ...] = field(default=())
+    cool_down_seconds: float | None = None
+    """None for what the installation has."""
 
     @property
     def bundle(self) -> int:
@@ -173,7 +189,7 @@ class Plan:
     @property
     def is_calm(self) -> bool:
         """Nothing goes wrong, and no transaction stands in the way of a settlement."""
-        return all(action.kind in (Kind.CHANGE, Kind.DELETE) for action in self.actions)
+        return all(action.kind in (Kind.CHANGE, Kind.DELETE, Kind.UNDO) for action in self.actions)
 
     @property
     def spares_workers(self) -> bool:
@@ -198,6 +214,7 @@ def plan_for(seed: int) -> Plan:
         failure_threshold=random.choice((1, 2, 3, 3)),
         notifies=random.random() < 0.6,
         skews=tuple(random.choice((0.0, 0.0, -30.0, 5.0, 3600.0)) for _ in range(workers)),
+        cool_down_seconds=random.choice((None, None, 0.2)),
         actions=tuple(sorted(actions + _troubles(random, actions, keys, workers), key=lambda action: action.at)),
     )
 
@@ -209,16 +226,28 @@ def _troubles(random: Random, changes: list[Action], keys: list[str], workers: i
     def strike(kind: Kind, mood: Mood | None, points: Sequence[Point | None]) -> Action:
         at = max(random.choice(moments) + random.choice((0.0, 0.0, 0.1, 1.0, 4.0)) * random.uniform(-1, 1), 0.0)
         trouble = _trouble(random, at, kind, mood, keys, random.randrange(workers))
-        return replace(trouble, point=random.choice(points), passes=random.choice((0, 0, 0, 1, 2, 4)))
+        return replace(trouble, point=random.choice(points), passes=random.choice((0, 0, 0, 0, 1, 3)))
 
-    if random.random() < 0.4:
+    if random.random() < 0.5:
         first, second, points = random.choice(MEETINGS)
-        return [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))] + [
-            strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))
-        ]
+        troubles = [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))]
+        for other in [strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))]:
+            one = random.choice(troubles)
+            if random.random() < 0.6:
+                delay = random.choice((0.0, 0.3, 1.0, 3.0)) * random.random()
+                other = replace(other, at=one.at, worker=one.worker, point=one.point, passes=one.passes, delay=delay)
+            troubles.append(other)
+        return troubles
     some = random.sample(TROUBLES, random.choice((1, 2, 2, 3, 4)))
     kinds = random.choices(some, k=random.choice((0, 1, 2, 2, 3, 4, 5)))
-    return [strike(kind, mood, (*(None for _ in Point), *Point)) for kind, mood in kinds]
+    return [strike(kind, mood, _points(random, kind)) for kind, mood in kinds]
+
+
+def _points(random: Random, kind: Kind) -> Sequence[Point | None]:
+    """As often at some moment as at some point."""
+    if random.random() < 0.5:
+        return (None,)
+    return AT_REQUESTS if kind is Kind.DYNAMICS else tuple(Point)
 
 
 def _moment(random: Random) -> float:
@@ -228,7 +257,7 @@ def _moment(random: Random) -> float:
 
 def _change(random: Random, keys: list[str]) -> Action:
     at, key = _moment(random), random.choice(keys)
-    kind = random.choices(CHANGES, (8, 2, 1))[0]
+    kind = random.choices(CHANGES, (8, 2, 1, 1))[0]
     if kind is Kind.TRANSACTION:
         return Action(at, kind, key, seconds=random.uniform(0.1, 4), commits=random.random() < 0.7)
     return Action(at, kind, key)
@@ -237,10 +266,12 @@ def _change(random: Random, keys: list[str]) -> Action:
 def _bursts(random: Random, keys: list[str]) -> list[Action]:
     """All records change at once, or go; perhaps again a little later, as somebody thinks better of it."""
     at, changes = _moment(random), []
-    for _ in range(random.choice((1, 1, 2, 3))):
+    for number in range(random.choice((1, 2, 3, 8))):
         kinds = random.choice(((Kind.CHANGE,), (Kind.CHANGE,), (Kind.CHANGE, Kind.DELETE), (Kind.DELETE,)))
+        if number and random.random() < 0.5:
+            kinds = (Kind.UNDO,)
         changes += [Action(at + random.random() / 20, random.choice(kinds), key) for key in keys]
-        at = min(at + random.choice((0.3, 1.0, 4.0)) * random.uniform(0.5, 1.5), END_OF_TROUBLE - 1)
+        at = min(at + random.choice((0.3, 0.3, 1.0, 4.0)) * random.uniform(0.5, 1.5), END_OF_TROUBLE - 1)
     return changes
 
 
@@ -260,10 +291,10 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
         case Kind.CRASH | Kind.CANCEL | Kind.SHUT_DOWN:
             return Action(at, kind, worker=worker, seconds=random.uniform(0.05, 4))
         case Kind.PAUSE:
-            seconds = random.choice((0.3, 1.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
+            seconds = random.choice((0.3, 2.0, 2.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))
-        case Kind.DISCARD:
+        case Kind.DISCARD | Kind.UNDO:
             return Action(at, kind, random.choice(keys), worker)
     return Action(at, kind, worker=worker)
