@@ -18,7 +18,7 @@ class Kind(StrEnum):
     CHANGE = "change"
     DELETE = "delete"
     UNDO = "undo"
-    """The change before is taken back: the record is as it was, or goes again."""
+    """The last change is taken back: the record is as it was, or goes again. Without a key, that of every record."""
     TRANSACTION = "transaction"
     """A user's transaction that holds a record's lock for a while."""
     DYNAMICS = "dynamics"
@@ -205,7 +205,7 @@ def plan_for(seed: int) -> Plan:
     workers = random.choice((1, 2, 2, 3))
     keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 8)))]
     actions = [_change(random, keys) for _ in range(random.randint(1, 6))]
-    if random.random() < 0.5:
+    if random.random() < 0.7:
         actions += _bursts(random, keys)
     return Plan(
         seed=seed,
@@ -295,6 +295,6 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))
-        case Kind.DISCARD | Kind.UNDO:
+        case Kind.DISCARD:
             return Action(at, kind, random.choice(keys), worker)
     return Action(at, kind, worker=worker)

@@ -112,8 +112,9 @@ class World:
             return
         match action.kind:
             case Kind.CHANGE | Kind.DELETE | Kind.UNDO:
-                if action.key not in self.database.locked:
-                    self.commit(action)
+                for key in [action.key] if action.key else [*self.promises.committed]:
+                    if key not in self.database.locked:
+                        self.commit(replace(action, key=key))
             case Kind.TRANSACTION:
                 if action.key not in self.database.locked:
                     self.database.locked.add(action.key)
@@ -151,12 +152,15 @@ class World:
         self._state += 1
         earlier = self.earlier.setdefault(action.key, [])
         state = None if action.kind is Kind.DELETE else self._state
+        current = self.promises.committed.get(action.key, self._state)
         if action.kind is Kind.UNDO:
             state = self._before.get(action.key)
         elif state is not None and earlier and self.random.random() < 0.4:
             state = self.random.choice(earlier)
         elif state is not None:
             earlier.append(state)
+        if state is None and current is None:
+            return  # there is no such row
         self._before[action.key] = self.promises.committed.get(action.key)
         self.promises.commit(action.key, state)
         self.database.mark_dirty(action.key)
