@@ -126,7 +126,7 @@ class SimulatedWorker(Machine):
         breaker = DynamicsCircuitBreaker(world.circuit_settings, circuits, clock, world.knobs.trust_seconds)
         service = HLFDynamicsSyncService(
             breaker=breaker,
-            policy=world.knobs.policy,
+            policy=world.policy,
             gateway=leases,
             queue=ModelRetryQueue(world.database, wire, world.name),
             clock=PacedClock(clock, pacer),

@@ -114,8 +114,8 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (Point.ANSWER, Point.SET_CIRCUIT)),
     ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.PERMIT,)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
-    ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
-    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.PERMIT, Point.READ_ROWS)),
+    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.PERMIT, Point.PERMIT, Point.CLAIM)),
+    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.PERMIT)),
     ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN), (None,)),
     ((Kind.DATABASE, Mood.SLOW_INSERTS), (Kind.DYNAMICS, Mood.REFUSES), (None,)),
     ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE), (None,)),
@@ -178,8 +178,8 @@ class Plan:
     skews: tuple[float, ...]
     """How far each worker's wall clock is off, in seconds."""
     actions: tuple[Action, ...] = field(default=())
-    cool_down_seconds: float | None = None
-    """None for what the installation has."""
+    is_patient: bool = False
+    """Whoever tries again waits longer than a cool-down lasts."""
 
     @property
     def bundle(self) -> int:
@@ -205,7 +205,7 @@ def plan_for(seed: int) -> Plan:
     workers = random.choice((1, 2, 2, 3))
     keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 8)))]
     actions = [_change(random, keys) for _ in range(random.randint(1, 6))]
-    if random.random() < 0.7:
+    if random.random() < 0.6:
         actions += _bursts(random, keys)
     return Plan(
         seed=seed,
@@ -214,7 +214,7 @@ def plan_for(seed: int) -> Plan:
         failure_threshold=random.choice((1, 2, 3, 3)),
         notifies=random.random() < 0.6,
         skews=tuple(random.choice((0.0, 0.0, -30.0, 5.0, 3600.0)) for _ in range(workers)),
-        cool_down_seconds=random.choice((None, None, 0.2)),
+        is_patient=random.random() < 0.3,
         actions=tuple(sorted(actions + _troubles(random, actions, keys, workers), key=lambda action: action.at)),
     )
 
@@ -266,7 +266,7 @@ def _change(random: Random, keys: list[str]) -> Action:
 def _bursts(random: Random, keys: list[str]) -> list[Action]:
     """All records change at once, or go; perhaps again a little later, as somebody thinks better of it."""
     at, changes = _moment(random), []
-    for number in range(random.choice((1, 2, 3, 8))):
+    for number in range(random.choice((1, 2, 3, 5))):
         kinds = random.choice(((Kind.CHANGE,), (Kind.CHANGE,), (Kind.CHANGE, Kind.DELETE), (Kind.DELETE,)))
         if number and random.random() < 0.5:
             kinds = (Kind.UNDO,)

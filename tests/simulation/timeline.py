@@ -19,10 +19,9 @@ COLOURS = {
 
 def show(plan: Plan, console: Console) -> list[str]:
     """Let a history happen once more and print its time line; give what it violates."""
-    cool_down = f" for {plan.cool_down_seconds:g} s" if plan.cool_down_seconds else ""
     console.print(
         f"[bold]Seed {plan.seed}[/]: {plan.workers} worker(s), {plan.concurrency} request(s) each, the circuit opens "
-        f"after {plan.failure_threshold} failure(s){cool_down}, {'with' if plan.notifies else 'without'} notifications, wall "
+        f"after {plan.failure_threshold} failure(s), {'with' if plan.notifies else 'without'} notifications, wall "
         f"clocks off by {', '.join(f'{skew:g} s' for skew in plan.skews)}"
     )
     for action in plan.actions:

@@ -33,11 +33,12 @@ class World:
     def __init__(self, plan: Plan, tell: Tell | None = None, knobs: Knobs = QUICK) -> None:
         self.plan = plan
         self.knobs = knobs
-        self.circuit_settings = replace(
-            knobs.circuit,
-            failure_threshold=plan.failure_threshold,
-            cool_down_seconds=plan.cool_down_seconds or knobs.circuit.cool_down_seconds,
-        )
+        self.circuit_settings = replace(knobs.circuit, failure_threshold=plan.failure_threshold)
+        self.policy = knobs.policy
+        if plan.is_patient:
+            # Not shorter than a request may take: the probe would not be alone.
+            self.circuit_settings = replace(self.circuit_settings, cool_down_seconds=knobs.leases.request_seconds)
+            self.policy = replace(knobs.policy, base_delay_ms=3 * knobs.policy.base_delay_ms)
         self.loop = SimulationLoop()
         self.random = Random(-1 - plan.seed)
         self.dynamics = DynamicsModel()
