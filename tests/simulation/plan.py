@@ -69,7 +69,18 @@ class Mood(StrEnum):
 
 
 DYNAMICS_MOODS = (
-    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW, Mood.RESETS),
+    *(
+        Mood.DOWN,
+        Mood.DOWN,
+        Mood.REFUSES,
+        Mood.REFUSES,
+        Mood.THROTTLES,
+        Mood.SILENT,
+        Mood.LATE,
+        Mood.LATE,
+        Mood.SLOW,
+        Mood.RESETS,
+    ),
     *(Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
     Mood.TOO_MUCH,
 )
@@ -125,8 +136,8 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.DYNAMICS, Mood.DOWN), (Kind.UNDO, None), (Point.REQUEST_FOR_MANY,)),
     ((Kind.DYNAMICS, Mood.LOSES_ANSWERS), (Kind.UNDO, None), (Point.REQUEST,)),
 )
-"""Two kinds of trouble that are worse together, and where the first one strikes; the second one strikes
-there, too, or just lasts."""
+"""Two kinds of trouble that are worse together, and where the first one strikes. The second one follows at the same
+place, or comes when it comes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,16 +153,16 @@ class World:
         self._state += 1
         earlier = self.earlier.setdefault(action.key, [])
         state = None if action.kind is Kind.DELETE else self._state
-        current = self.promises.committed.get(action.key, self._state)
+        current = self.promises.committed.get(action.key)
         if action.kind is Kind.UNDO:
             state = self._before.get(action.key)
         elif state is not None and earlier and self.random.random() < 0.4:
             state = self.random.choice(earlier)
         elif state is not None:
             earlier.append(state)
-        if state is None and current is None:
+        if state is None and current is None and action.key in self.promises.committed:
             return  # there is no such row
-        self._before[action.key] = self.promises.committed.get(action.key)
+        self._before[action.key] = current
         self.promises.commit(action.key, state)
         self.database.mark_dirty(action.key)
         self.note("user", f"{action.key} is {state}")
