@@ -34,7 +34,7 @@ from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
 from simulation.loop import PROCESS, WORLD, Process, SimulationLoop
 from simulation.networks import Said, Writes
-from simulation.plan import Action, Kind
+from simulation.plan import Action, Kind, Point
 from simulation.stores import EPOCH, ModelCircuitStore, ModelOutbox, ModelPaceStore, ModelRetryQueue
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class SimulatedWorker(Machine):
     def __init__(self, world: "World", number: int) -> None:
         super().__init__(world, f"worker {number}", world.plan.skews[number])
         self.number = number
-        self.ambushes: list[Action] = []
-        """What happens to it when it gets to some point."""
+        self.is_prepared = False
+        """A request is ready, and has not left yet."""
         self._worker: Worker | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -114,6 +114,7 @@ class SimulatedWorker(Machine):
         """A new process."""
         world = self.world
         self.process = Process(self.name)
+        self.is_prepared = False
         clock = StoppableClock(self.clock)
         wire = self.wire
         outbox = ModelOutbox(world.database, wire, world.name, world.knobs.leases.lease_seconds)
@@ -125,7 +126,7 @@ class SimulatedWorker(Machine):
         breaker = DynamicsCircuitBreaker(world.circuit_settings, circuits, clock, world.knobs.trust_seconds)
         service = HLFDynamicsSyncService(
             breaker=breaker,
-            policy=world.knobs.policy,
+            policy=world.policy,
             gateway=leases,
             queue=ModelRetryQueue(world.database, wire, world.name),
             clock=PacedClock(clock, pacer),
@@ -157,14 +158,9 @@ class SimulatedWorker(Machine):
 
     def reach(self, point: str) -> None:
         """It gets there, or what it sent does."""
-        for action in self.ambushes:
-            if action.point == point:
-                self.ambushes.remove(action)
-                if action.passes:
-                    self.ambushes.append(replace(action, passes=action.passes - 1))
-                else:
-                    self.world.loop.call_soon(self.world.act, replace(action, point=None), context=WORLD)
-                return
+        self.world.reach(self.number, point)
+        if point == Point.READ_CIRCUIT and self.is_prepared:
+            self.world.reach(self.number, Point.PERMIT)
 
     def suffer(self, action: Action) -> None:
         """What the plan does to a worker."""
@@ -258,6 +254,7 @@ class ModelGateway:
         places = places[: self._size]
         if not places:
             return Prepared(instead=instead)
+        self._worker.is_prepared = True
         writes = [(operations[place].record_key, rows[place][0]) for place in places]
         return Prepared(ModelRequest(self._worker, self, writes, one_by_one and len(writes) > 1), places, instead)
 
@@ -294,6 +291,7 @@ class ModelRequest:
     one_by_one: bool
 
     async def send(self) -> Sequence[Outcome]:
+        self.worker.is_prepared = False
         flight, answer = self.worker.world.to_dynamics.send(self.worker, self.writes, one_by_one=self.one_by_one)
         try:
             outcomes = self.outcomes(await answer)

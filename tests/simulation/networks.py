@@ -164,10 +164,13 @@ class DynamicsNetwork:
         is_probe = world.database.circuit.state is CircuitState.HALF_OPEN
         left_at = world.loop.time()
         given_up_at = left_at + world.knobs.leases.request_seconds
-        flight = Flight(tuple(key for key, _ in writes), worker.number, worker.process, left_at, given_up_at, is_probe)
+        keys = tuple(key for key, _ in writes)
+        flight = Flight(keys, worker.number, worker.process, left_at, given_up_at, is_probe, one_by_one)
         self.requests += 1
         world.promises.leave(flight)
         worker.reach(Point.PROBE if is_probe else Point.REQUEST)
+        if len(writes) > 1:
+            worker.reach(Point.REQUEST_FOR_MANY)
         world.note(worker.name, f"request: {_told(writes)}{' one by one' if one_by_one else ''}")
         answer: Reply = self._world.loop.create_future()
         random = self._world.random

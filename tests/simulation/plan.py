@@ -17,6 +17,8 @@ class Kind(StrEnum):
 
     CHANGE = "change"
     DELETE = "delete"
+    UNDO = "undo"
+    """The last change is taken back: the record is as it was, or goes again. Without a key, that of every record."""
     TRANSACTION = "transaction"
     """A user's transaction that holds a record's lock for a while."""
     DYNAMICS = "dynamics"
@@ -35,7 +37,8 @@ class Kind(StrEnum):
     FORCE_CLOSED = "force closed"
 
 
-CHANGES = (Kind.CHANGE, Kind.DELETE, Kind.TRANSACTION)
+TO_WORKERS = (Kind.CRASH, Kind.PAUSE, Kind.CANCEL, Kind.SHUT_DOWN, Kind.CLOCK)
+CHANGES = (Kind.CHANGE, Kind.DELETE, Kind.UNDO, Kind.TRANSACTION)
 
 
 class Mood(StrEnum):
@@ -66,8 +69,8 @@ class Mood(StrEnum):
 
 
 DYNAMICS_MOODS = (
-    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW, Mood.RESETS),
-    *(Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
+    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW),
+    *(Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
     Mood.TOO_MUCH,
 )
 DATABASE_MOODS = (
@@ -89,8 +92,11 @@ class Point(StrEnum):
     CLAIM = "claim"
     READ_ROWS = "read rows"
     READ_CIRCUIT = "read circuit"
+    PERMIT = "permit"
+    """The same, with a request that is ready to leave."""
     SET_CIRCUIT = "set circuit"
     REQUEST = "request"
+    REQUEST_FOR_MANY = "request for many"
     PROBE = "probe"
     ANSWER = "answer"
     SETTLE = "settle"
@@ -98,20 +104,29 @@ class Point(StrEnum):
     QUEUE_INSERT = "queue insert"
 
 
+AT_REQUESTS = (Point.REQUEST, Point.REQUEST_FOR_MANY, Point.REQUEST_FOR_MANY, Point.PROBE)
+"""Where a mood of Dynamics makes a difference."""
+
 MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[Point | None, ...]], ...] = (
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
     ((Kind.CRASH, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PROBE, Point.SET_CIRCUIT)),
-    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.READ_CIRCUIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (None, Point.PERMIT, Point.CLAIM)),
+    ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.DOWN), (Point.ANSWER, Point.SET_CIRCUIT)),
+    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.PERMIT,)),
     ((Kind.PAUSE, None), (Kind.DYNAMICS, Mood.SLOW), (Point.CLAIM, Point.REQUEST, Point.READ_ROWS)),
-    ((Kind.FORCE_OPEN, None), (Kind.PAUSE, None), (None, Point.READ_CIRCUIT)),
-    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.READ_ROWS)),
+    ((Kind.PAUSE, None), (Kind.FORCE_OPEN, None), (Point.PERMIT, Point.PERMIT, Point.CLAIM)),
+    ((Kind.FORCE_OPEN, None), (Kind.DATABASE, Mood.SLOW), (Point.READ_CIRCUIT, Point.PERMIT)),
     ((Kind.DATABASE, Mood.SLOW), (Kind.DYNAMICS, Mood.DOWN), (None,)),
     ((Kind.DATABASE, Mood.SLOW_INSERTS), (Kind.DYNAMICS, Mood.REFUSES), (None,)),
     ((Kind.DATABASE, Mood.LOSES_ANSWERS), (Kind.DYNAMICS, Mood.LATE), (None,)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.DOWN), (Point.PROBE, Point.REQUEST, Point.READ_CIRCUIT)),
     ((Kind.CANCEL, None), (Kind.DYNAMICS, Mood.LATE), (Point.REQUEST,)),
+    ((Kind.DYNAMICS, Mood.REFUSES), (Kind.DYNAMICS, Mood.DOWN), (Point.REQUEST_FOR_MANY,)),
+    ((Kind.DYNAMICS, Mood.DOWN), (Kind.UNDO, None), (Point.REQUEST_FOR_MANY,)),
+    ((Kind.DYNAMICS, Mood.LOSES_ANSWERS), (Kind.UNDO, None), (Point.REQUEST,)),
 )
-"""Two kinds of trouble that are worse together, and where the first one strikes; the second just lasts."""
+"""Two kinds of trouble that are worse together, and where the first one strikes. The second one follows at the same
+place, or comes when it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +143,11 @@ class Action:
     share: float = 1.0
     commits: bool = True
     point: Point | None = None
-    """It happens when the worker gets there after `at`, rather than at `at`; not before it got there `passes` times."""
+    """It happens when a worker gets there after `at`, rather than at `at`; not before one got there `passes` times.
+    What happens to a worker happens to the one that gets there."""
     passes: int = 0
+    delay: float = 0.0
+    """Seconds from then on until it happens."""
 
     def __str__(self) -> str:
         said = [f"{self.at:7.3f}  {self.kind}"]
@@ -137,10 +155,11 @@ class Action:
             said.append(f"{self.mood} ({self.share:.0%})")
         if self.key:
             said.append(self.key)
-        if self.kind in (Kind.CRASH, Kind.PAUSE, Kind.CANCEL, Kind.SHUT_DOWN, Kind.CLOCK) or self.mood is Mood.CUT_OFF:
+        if self.kind in TO_WORKERS or self.mood is Mood.CUT_OFF:
             said.append(f"worker {self.worker}")
         if self.point is not None:
-            said.append(f"at {self.point} number {self.passes + 1} of worker {self.worker}")
+            after = f"{self.delay:.1f} s after" if self.delay else "at"
+            said.append(f"{after} {self.point} number {self.passes + 1}")
         if self.seconds:
             said.append(f"{self.seconds:.1f} s")
         return " ".join(said)
@@ -159,16 +178,18 @@ class Plan:
     skews: tuple[float, ...]
     """How far each worker's wall clock is off, in seconds."""
     actions: tuple[Action, ...] = field(default=())
+    is_patient: bool = False
+    """Whoever tries again waits longer than a cool-down lasts."""
 
     @property
     def bundle(self) -> int:
         """Records in one request, at most."""
-        return 1 + self.seed % 4
+        return (1, 2, 4, 8)[self.seed % 4]
 
     @property
     def is_calm(self) -> bool:
         """Nothing goes wrong, and no transaction stands in the way of a settlement."""
-        return all(action.kind in (Kind.CHANGE, Kind.DELETE) for action in self.actions)
+        return all(action.kind in (Kind.CHANGE, Kind.DELETE, Kind.UNDO) for action in self.actions)
 
     @property
     def spares_workers(self) -> bool:
@@ -182,11 +203,10 @@ def plan_for(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(seed)
     workers = random.choice((1, 2, 2, 3))
-    keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 6)))]
+    keys = [f"r{number}" for number in range(random.choice((1, 2, 3, 4, 8)))]
     actions = [_change(random, keys) for _ in range(random.randint(1, 6))]
-    if random.random() < 0.5:
-        burst = _moment(random)
-        actions += [Action(burst + random.random() / 20, Kind.CHANGE, key) for key in keys]
+    if random.random() < 0.6:
+        actions += _bursts(random, keys)
     return Plan(
         seed=seed,
         workers=workers,
@@ -194,6 +214,7 @@ def plan_for(seed: int) -> Plan:
         failure_threshold=random.choice((1, 2, 3, 3)),
         notifies=random.random() < 0.6,
         skews=tuple(random.choice((0.0, 0.0, -30.0, 5.0, 3600.0)) for _ in range(workers)),
+        is_patient=random.random() < 0.3,
         actions=tuple(sorted(actions + _troubles(random, actions, keys, workers), key=lambda action: action.at)),
     )
 
@@ -205,16 +226,28 @@ def _troubles(random: Random, changes: list[Action], keys: list[str], workers: i
     def strike(kind: Kind, mood: Mood | None, points: Sequence[Point | None]) -> Action:
         at = max(random.choice(moments) + random.choice((0.0, 0.0, 0.1, 1.0, 4.0)) * random.uniform(-1, 1), 0.0)
         trouble = _trouble(random, at, kind, mood, keys, random.randrange(workers))
-        return replace(trouble, point=random.choice(points), passes=random.choice((0, 0, 0, 1, 2, 4)))
+        return replace(trouble, point=random.choice(points), passes=random.choice((0, 0, 0, 0, 1, 3)))
 
-    if random.random() < 0.4:
+    if random.random() < 0.5:
         first, second, points = random.choice(MEETINGS)
-        return [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))] + [
-            strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))
-        ]
+        troubles = [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))]
+        for other in [strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))]:
+            one = random.choice(troubles)
+            if random.random() < 0.6:
+                delay = random.choice((0.0, 0.3, 1.0, 3.0)) * random.random()
+                other = replace(other, at=one.at, worker=one.worker, point=one.point, passes=one.passes, delay=delay)
+            troubles.append(other)
+        return troubles
     some = random.sample(TROUBLES, random.choice((1, 2, 2, 3, 4)))
     kinds = random.choices(some, k=random.choice((0, 1, 2, 2, 3, 4, 5)))
-    return [strike(kind, mood, (*(None for _ in Point), *Point)) for kind, mood in kinds]
+    return [strike(kind, mood, _points(random, kind)) for kind, mood in kinds]
+
+
+def _points(random: Random, kind: Kind) -> Sequence[Point | None]:
+    """As often at some moment as at some point."""
+    if random.random() < 0.5:
+        return (None,)
+    return AT_REQUESTS if kind is Kind.DYNAMICS else tuple(Point)
 
 
 def _moment(random: Random) -> float:
@@ -224,10 +257,22 @@ def _moment(random: Random) -> float:
 
 def _change(random: Random, keys: list[str]) -> Action:
     at, key = _moment(random), random.choice(keys)
-    kind = random.choices(CHANGES, (8, 2, 1))[0]
+    kind = random.choices(CHANGES, (8, 2, 1, 1))[0]
     if kind is Kind.TRANSACTION:
         return Action(at, kind, key, seconds=random.uniform(0.1, 4), commits=random.random() < 0.7)
     return Action(at, kind, key)
+
+
+def _bursts(random: Random, keys: list[str]) -> list[Action]:
+    """All records change at once, or go; perhaps again a little later, as somebody thinks better of it."""
+    at, changes = _moment(random), []
+    for number in range(random.choice((1, 2, 3, 5))):
+        kinds = random.choice(((Kind.CHANGE,), (Kind.CHANGE,), (Kind.CHANGE, Kind.DELETE), (Kind.DELETE,)))
+        if number and random.random() < 0.5:
+            kinds = (Kind.UNDO,)
+        changes += [Action(at + random.random() / 20, random.choice(kinds), key) for key in keys]
+        at = min(at + random.choice((0.3, 0.3, 1.0, 4.0)) * random.uniform(0.5, 1.5), END_OF_TROUBLE - 1)
+    return changes
 
 
 def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: list[str], worker: int) -> Action:
@@ -246,7 +291,7 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
         case Kind.CRASH | Kind.CANCEL | Kind.SHUT_DOWN:
             return Action(at, kind, worker=worker, seconds=random.uniform(0.05, 4))
         case Kind.PAUSE:
-            seconds = random.choice((0.3, 1.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
+            seconds = random.choice((0.3, 2.0, 2.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))

@@ -1,6 +1,6 @@
 """What must always hold, checked at every step of a history; `docs/guarantees.md` says it for people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +13,9 @@ from simulation.stores import EPOCH, Database
 
 NEWS_SECONDS = 0.6
 """By then every worker that reaches the database knows what another one heard."""
+
+REFUSALS = (200, 400)
+"""After such an answer to all records of a request, each has to be judged by itself."""
 
 GONE = "gone"
 """What Dynamics must hold of a record whose row was deleted: nothing, or an inactive record."""
@@ -29,7 +32,15 @@ class Flight:
     left_at: float
     given_up_at: float
     is_probe: bool
+    one_by_one: bool
+    """Each record stands by itself; else all are written or none."""
+    leases: Set[tuple[str, str | None]] = frozenset()
+    """Its records, each with the claim that it left under."""
     has_ended: bool = False
+
+    @property
+    def is_together(self) -> bool:
+        return len(self.keys) > 1 and not self.one_by_one
 
     def is_under_way(self, now: float) -> bool:
         return not self.has_ended and not self.process.is_dead and now < self.given_up_at
@@ -72,6 +83,8 @@ class Promises:
         self._silent_from = self._silent_until = 0.0
         """Dynamics asked for silence."""
         self._has_probe_succeeded = False
+        self._refused_together: set[tuple[str, str | None]] = set()
+        """Records of requests that were refused as a whole, and their claims: whoever still holds one knows of it."""
 
     def commit(self, key: str, state: int | None) -> None:
         """A user changed a record."""
@@ -89,7 +102,7 @@ class Promises:
                 self.violate(f"I1 {key} is lost: Dynamics holds {self.held(key)}, not {state}, and nothing waits")
 
     def leave(self, flight: Flight) -> None:
-        """I3, I4, I5, R3, R8: a request leaves; may it?"""
+        """I3, I4, I5, R3, R8, R10: a request leaves; may it?"""
         key = " ".join(flight.keys)
         for each in flight.keys:
             self._unneeded[each] += 1
@@ -101,6 +114,10 @@ class Promises:
             self.violate(f"I3 two requests for one of {key} at once")
         if flight.is_probe and len(flight.keys) > 1:
             self.violate(f"I4 a probe has more than one record: {key}")
+        outbox = self._database.outbox
+        flight.leases = {(each, outbox[each].lease_owner) for each in flight.keys if each in outbox}
+        if flight.is_together and not flight.leases.isdisjoint(self._refused_together):
+            self.violate(f"R10 a request that was refused together leaves together again: {key}")
         circuit = self._database.circuit
         if circuit.state is CircuitState.HALF_OPEN and under_way:
             self.violate("I4 a request leaves while a probe is under way")
@@ -137,6 +154,9 @@ class Promises:
         flight.has_ended = True
         if flight.process.is_dead:
             return
+        is_refused = isinstance(said, Answer) and said.status in REFUSALS
+        if is_refused and flight.is_together and self._now() < flight.given_up_at:
+            self._refused_together |= flight.leases
         if isinstance(said, Answer) and said.status == 429:
             self._silent_from = self._now()
             self._silent_until = self._silent_from + (said.retry_after_seconds or 0.0)

@@ -27,15 +27,6 @@ SHOWN_BY = {
 }
 """Seeds that show bugs which few do: they are tried first, and the others where histories have changed since."""
 
-TOO_RARE = (
-    "sends on a permit of any age",
-    "probes with many records",
-    "takes a batch that broke off for one that wrote nothing",
-    "sends what was refused together together again",
-)
-"""Bugs that no seed among thousands shows since all workers keep one pace; unit tests have what they are about.
-`make simulate BUGS=1` goes on looking for them."""
-
 
 def lines_of(seed: int) -> list[tuple[float, str, str]]:
     lines: list[tuple[float, str, str]] = []
@@ -49,7 +40,7 @@ def test_three_thousand_histories_violate_nothing() -> None:
     assert found.failures == (), "look at one with: make simulate SEED=…"
 
 
-@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.name not in TOO_RARE], ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_deliberate_bug_is_found(bug: Bug) -> None:
     assert seeds_until_found(bug, chain([SHOWN_BY.get(bug.name, 0)], range(SEEDS)))
 

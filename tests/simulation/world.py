@@ -34,11 +34,16 @@ class World:
         self.plan = plan
         self.knobs = knobs
         self.circuit_settings = replace(knobs.circuit, failure_threshold=plan.failure_threshold)
+        self.policy = knobs.policy
+        if plan.is_patient:
+            # Not shorter than a request may take: the probe would not be alone.
+            self.circuit_settings = replace(self.circuit_settings, cool_down_seconds=knobs.leases.request_seconds)
+            self.policy = replace(knobs.policy, base_delay_ms=3 * knobs.policy.base_delay_ms)
         self.loop = SimulationLoop()
         self.random = Random(-1 - plan.seed)
         self.dynamics = DynamicsModel()
         self.database = Database(self.loop.time, knobs.late_seconds)
-        self.promises = Promises(plan, self.database, self.dynamics, knobs.circuit.cool_down, self.violate)
+        self.promises = Promises(plan, self.database, self.dynamics, self.circuit_settings.cool_down, self.violate)
         self.to_database = DatabaseNetwork(self)
         self.to_dynamics = DynamicsNetwork(self)
         self.workers = [SimulatedWorker(self, number) for number in range(plan.workers)]
@@ -48,6 +53,10 @@ class World:
         self._tell = tell
         self.earlier: dict[str, list[int]] = {}
         """States that each record had: some come again."""
+        self._before: dict[str, int | None] = {}
+        """What each record was before its last change; None if it was not there."""
+        self._ambushes: list[Action] = []
+        """What happens when a worker gets to some point."""
         self._names = 0
         self._state = 0
         self._is_past = False
@@ -100,12 +109,13 @@ class World:
         """Let an action of the plan happen, now or at its point."""
         self.note("plan", str(action)[9:])
         if action.point is not None:
-            self.workers[action.worker].ambushes.append(action)
+            self._ambushes.append(action)
             return
         match action.kind:
-            case Kind.CHANGE | Kind.DELETE:
-                if action.key not in self.database.locked:
-                    self.commit(action)
+            case Kind.CHANGE | Kind.DELETE | Kind.UNDO:
+                for key in [action.key] if action.key else [*self.promises.committed]:
+                    if key not in self.database.locked:
+                        self.commit(replace(action, key=key))
             case Kind.TRANSACTION:
                 if action.key not in self.database.locked:
                     self.database.locked.add(action.key)
@@ -129,15 +139,30 @@ class World:
             case _:
                 self.workers[action.worker].suffer(action)
 
+    def reach(self, worker: int, point: str) -> None:
+        """A worker gets there, or what it sent does."""
+        for action in [each for each in self._ambushes if each.point == point]:
+            self._ambushes.remove(action)
+            if action.passes:
+                self._ambushes.append(replace(action, passes=action.passes - 1))
+            else:
+                self.loop.call_later(action.delay, self.act, replace(action, point=None, worker=worker), context=WORLD)
+
     def commit(self, action: Action) -> None:
         """A user's transaction commits, and with it the trigger's row."""
         self._state += 1
         earlier = self.earlier.setdefault(action.key, [])
         state = None if action.kind is Kind.DELETE else self._state
-        if state is not None and earlier and self.random.random() < 0.4:
+        current = self.promises.committed.get(action.key)
+        if action.kind is Kind.UNDO:
+            state = self._before.get(action.key)
+        elif state is not None and earlier and self.random.random() < 0.4:
             state = self.random.choice(earlier)
         elif state is not None:
             earlier.append(state)
+        if state is None and current is None and action.key in self.promises.committed:
+            return  # there is no such row
+        self._before[action.key] = current
         self.promises.commit(action.key, state)
         self.database.mark_dirty(action.key)
         self.note("user", f"{action.key} is {state}")
@@ -173,8 +198,8 @@ class World:
     def repair(self) -> None:
         """All trouble is over; in every other history a person replays the queue."""
         self.note("plan", "everything is repaired")
+        self._ambushes.clear()
         for worker in self.workers:
-            worker.ambushes.clear()
             worker.repair()
         if self.plan.seed % 2:
             self._replay()
