@@ -188,6 +188,16 @@ class TestSettle:
         await other_outbox.settle([(held, APPLIED)])
         assert (await claim_one(outbox)).version > held.version
 
+    async def test_two_requests_for_one_record_may_come_home_together(self, stores: Stores, outbox: Outbox) -> None:
+        """The worker was asleep for longer than its lease, and has claimed the record a second time."""
+        await change(stores, "a", "b")
+        late = await claim(outbox)
+        await stores.advance(LEASE_SECONDS + 1)
+        held = await claim(outbox)
+        await outbox.settle([(claims["a"], APPLIED) for claims in (late, held)] + [(held["b"], APPLIED)])
+        assert [*await waiting(stores)] == ["a"]
+        assert (await claim_one(outbox)).version > held["a"].version
+
     async def test_a_record_that_another_worker_has_settled_is_sent_once_more(
         self, stores: Stores, outbox: Outbox, other_outbox: Outbox
     ) -> None:

@@ -345,7 +345,8 @@ class ModelOutbox:
         return await self._wire("renew", None, transaction)
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
-        left = {operation.outbox_id: (operation, applied) for operation, applied in arrived}
+        left: dict[int, tuple[SyncOperation, Applied]] = {}
+        again = [pair for pair in arrived if left.setdefault(pair[0].outbox_id, pair) is not pair]
 
         async def settle() -> bool:
             nonlocal left
@@ -358,6 +359,8 @@ class ModelOutbox:
             return bool(left)
 
         await _while_locked(settle)
+        if again:
+            await self.settle(again)
 
     async def release(
         self,

@@ -105,14 +105,20 @@ class PostgresOutbox:
 
     async def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """Delete the rows of what arrived, unless a record changed again or its lease was lost meanwhile."""
-        applied = {operation.outbox_id: each for operation, each in arrived}
+        of_row: dict[int, tuple[SyncOperation, Applied]] = {}
+        again = []  # claimed once more after a lease ran out, and both requests came home
+        for pair in arrived:
+            if of_row.setdefault(pair[0].outbox_id, pair) is not pair:
+                again.append(pair)
 
         async def settle(operations: Operations) -> Operations:
-            outcomes = await self._settle([(operation, applied[operation.outbox_id]) for operation in operations])
+            outcomes = await self._settle([of_row[operation.outbox_id] for operation in operations])
             await self._send_once_more([each for each in operations if outcomes[each.outbox_id] == "lost"])
             return [each for each in operations if outcomes[each.outbox_id] == "locked"]
 
-        await while_locked(settle, [operation for operation, _ in arrived])
+        await while_locked(settle, [operation for operation, _ in of_row.values()])
+        if again:
+            await self.settle(again)
 
     async def _settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
         """Give the outcome for each row."""
