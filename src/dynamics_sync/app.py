@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.core.errors import MappingError
 from dynamics_sync.core.mapping import Mapping as TableMappings
 from dynamics_sync.core.mapping import parse_mapping
-from dynamics_sync.core.operation import DYNAMICS, PORTAL
+from dynamics_sync.core.operation import PORTAL
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.bulk_messages import BulkMessages
 from dynamics_sync.dynamics.bundling import Bundling
@@ -25,6 +26,7 @@ from dynamics_sync.dynamics.tokens import Tokens, token_request
 from dynamics_sync.dynamics.web_api import WebApi
 from dynamics_sync.inbox import make_inbox
 from dynamics_sync.postgres.connections import transaction
+from dynamics_sync.postgres.environments import check_environment
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import check_schema
 from dynamics_sync.postgres.records import PostgresRecords
@@ -77,7 +79,7 @@ async def check_captures(settings: Settings, database_url: str) -> None:
     Raises:
         ConfigurationError, DatabaseError: what is wrong, and what to do.
     """
-    await check_capture(read_mapping(settings.mapping), DYNAMICS, database_url)
+    await check_capture(read_mapping(settings.mapping), settings.target, database_url)
     if (portal := portal_of(settings)) is not None:
         await check_capture(portal.contract, PORTAL, database_url)
 
@@ -87,6 +89,7 @@ class Engine:
     """A worker for each target, with all that they need."""
 
     workers: Mapping[str, Worker]
+    """By target, Dynamics first."""
     messages: BulkMessages
     reconciliation: Reconciliation
     inbox: Inbox | None
@@ -100,7 +103,7 @@ class Engine:
     @property
     def worker(self) -> Worker:
         """The one that sends to Dynamics."""
-        return self.workers[DYNAMICS]
+        return next(iter(self.workers.values()))
 
     def stop(self) -> None:
         """Claim nothing more; `run_worker` returns once the requests in flight are answered and settled."""
@@ -126,22 +129,21 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         session = await stack.enter_async_context(
             open_session(ca_file, settings.request_timeout_seconds, settings.concurrency + 1)
         )
-        types = await check_capture(mapping, DYNAMICS, database_url)
+        types = await check_capture(mapping, settings.target, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
         records = PostgresRecords(stores.pool, mapping, types, clock)
         bundling = Bundling(mapping, settings.bulk_size)
         stopping = StoppableClock(clock)
-        pacer = make_pacer(settings, stores.targets[DYNAMICS], stopping)
+        pacer = make_pacer(settings, stores.dynamics, stopping)
         api = WebApi(url, session, clock, lambda exchanged: pacer.hear(hints_from(exchanged.headers)))
         gateway = DataverseGateway(api=api, tokens=tokens, records=records, mapping=mapping, bundling=bundling)
-        workers = {DYNAMICS: make_worker(settings, stores.targets[DYNAMICS], gateway, records, stopping, pacer)}
+        workers = {settings.target: make_worker(settings, stores.dynamics, gateway, records, stopping, pacer)}
         if portal is not None:
             opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
             workers[PORTAL] = await stack.enter_async_context(opened)
         reader = DataverseReader(url=url, session=session, tokens=tokens, clock=clock)
         reconciliation = make_reconciliation(
             settings,
-            target=DYNAMICS,
             mapping=mapping,
             reader=reader,
             breaker=stores.breaker,
@@ -186,6 +188,16 @@ async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         finally:
             for job in running:
                 job.cancel()
+
+
+async def check_target(settings: Settings, stores: Stores) -> None:
+    """Make sure that the name of the target means the environment that it always meant in this database.
+
+    Raises:
+        ConfigurationError: it means another one; the message says what to do.
+    """
+    url, _ = dynamics_of(settings)
+    await check_environment(stores.pool, settings.target, urlsplit(url).netloc.rpartition("@")[2].lower())
 
 
 def web_server(stores: Stores, tokens: Tokens | None = None, webhooks: Webhooks | None = None) -> Server:

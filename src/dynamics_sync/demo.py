@@ -18,7 +18,7 @@ from rich.text import Text
 from dynamics_sync import app, sandbox
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.errors import DynamicsSyncError
-from dynamics_sync.core.operation import QueueStatus
+from dynamics_sync.core.operation import DYNAMICS, QueueStatus
 from dynamics_sync.postgres.connections import Connection, connect
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
@@ -217,7 +217,7 @@ def _queue_empty(state: _State) -> bool:
 
 
 async def _tell(console: Console, database_url: str) -> bool:
-    settings = load_settings(database_url=database_url, mapping=None, enabled=True)
+    settings = load_settings(database_url=database_url, target=DYNAMICS, mapping=None, enabled=True)
     await migrate(database_url, migration_sets(settings))
     tables = sandbox.simulator_tables(app.read_mapping(None))
     async with Simulator(SimulatorConfig(tables)) as simulator, aiohttp.ClientSession() as http:

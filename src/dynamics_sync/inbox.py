@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from dynamics_sync.core.mapping import Mapping
-from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.core.retry import RetryPolicy
 from dynamics_sync.dynamics.reading import DataverseReader
 from dynamics_sync.dynamics.webhooks import CONTRACTS
@@ -53,8 +52,8 @@ def make_inbox(
         return None
     gentle = GentleReader(reader, breaker, RetryPolicy(settings.max_retries, settings.base_delay_ms), clock)
     return Inbox(
-        store=PostgresInbox(pool, DYNAMICS),
-        rows=PostgresInboxRows(pool, DYNAMICS),
+        store=PostgresInbox(pool, settings.target),
+        rows=PostgresInboxRows(pool, settings.target),
         reader=InboxReader(reader, gentle, clock),
         contracts=CONTRACTS,
         mapping=mapping,
@@ -78,4 +77,4 @@ async def open_webhooks(
         return
     secrets = webhook_secrets(settings)
     async with make_pool(database_url, RECEIVING_POOL_SIZE) as pool:
-        yield Webhooks(secrets, PostgresInbox(pool, DYNAMICS).receive, stored)
+        yield Webhooks(secrets, PostgresInbox(pool, settings.target).receive, stored)

@@ -34,7 +34,6 @@ class Reconciliation:
 def make_reconciliation(
     settings: Settings,
     *,
-    target: str,
     mapping: Mapping,
     reader: DataverseReader,
     breaker: DynamicsCircuitBreaker,
@@ -43,7 +42,7 @@ def make_reconciliation(
     clock: Clock,
 ) -> Reconciliation:
     """Wire it, with a turn of its own."""
-    turn = Turn(target, uuid4().hex, settings.request_timeout_seconds + TURN_MARGIN_SECONDS)
+    turn = Turn(settings.target, uuid4().hex, settings.request_timeout_seconds + TURN_MARGIN_SECONDS)
     store, turns = PostgresReconciliation(pool, turn), PostgresTurns(pool, turn)
     gentle = GentleReader(reader, breaker, RetryPolicy(settings.max_retries, settings.base_delay_ms), clock)
     reconciler = Reconciler(mapping=mapping, reader=reader, gentle=gentle, rows=records, store=store, turns=turns)

@@ -9,15 +9,24 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from dynamics_sync.core.errors import ConfigurationError
+from dynamics_sync.core.operation import DYNAMICS, PORTAL, TARGET_NAME
 
 CONFIG_FILE = "dynamics-sync.toml"
 
 Positive = Annotated[float, Field(gt=0)]
+
+
+def _environment_name(name: str) -> str:
+    if TARGET_NAME.fullmatch(name) is None:
+        raise ValueError("a target's name has up to 30 small letters, digits and underscores, a letter first")
+    if name == PORTAL:
+        raise ValueError("portal is the portal's name; call the Dynamics environment something else")
+    return name
 
 
 class Settings(BaseSettings):
@@ -29,6 +38,8 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = None
     """None for the embedded PostgreSQL."""
+    target: Annotated[str, AfterValidator(_environment_name)] = DYNAMICS
+    """What the database calls the Dynamics environment that these settings name; others may share the database."""
     dynamics_url: str | None = None
     """None, and no credentials, for the simulator."""
     tenant_id: str | None = None
@@ -116,4 +127,6 @@ def _told(problem: ErrorDetails) -> str:
     name = str(problem["loc"][0]) if problem["loc"] else "settings"
     if problem["type"] == "extra_forbidden":  # only the file is read without asking for a name
         return f"{name} in {CONFIG_FILE}: there is no such setting"
-    return f"{name if name.isupper() else f'DYNAMICS_SYNC_{name.upper()}'}: {problem['msg']}"
+    return (
+        f"{name if name.isupper() else f'DYNAMICS_SYNC_{name.upper()}'}: {problem['msg'].removeprefix('Value error, ')}"
+    )

@@ -8,13 +8,14 @@ from dynamics_sync.certifications.history_store import HistoryStore
 from dynamics_sync.certifications.sweep import Sweep
 from dynamics_sync.core.circuit import CircuitSettings
 from dynamics_sync.core.errors import ConfigurationError
-from dynamics_sync.core.operation import DYNAMICS, PORTAL
+from dynamics_sync.core.operation import PORTAL
 from dynamics_sync.postgres.access import PostgresAccess
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import Pool, brief_connection, make_pool, one_value, transaction
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
-from dynamics_sync.postgres.inbox import PostgresInbox
+from dynamics_sync.postgres.environments import known_targets
+from dynamics_sync.postgres.inbox_entries import PostgresInboxEntries
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
 from dynamics_sync.postgres.pace_store import PostgresPaceStore
@@ -56,7 +57,7 @@ def migration_sets(settings: Settings) -> tuple[MigrationSet, ...]:
 
 def target_names(settings: Settings) -> tuple[str, ...]:
     """The targets of the settings, Dynamics first: it always is one."""
-    return (DYNAMICS,) if settings.portal_url is None else (DYNAMICS, PORTAL)
+    return (settings.target,) if settings.portal_url is None else (settings.target, PORTAL)
 
 
 def lease_times(settings: Settings) -> LeaseTimes:
@@ -74,6 +75,7 @@ class TargetStores:
     queue: PostgresRetryQueue
     """Its entries."""
     incidents: PostgresIncidents
+    inbox: PostgresInboxEntries
     circuit_settings: CircuitSettings
     breaker: DynamicsCircuitBreaker
     pace: PostgresPaceStore
@@ -120,6 +122,7 @@ def target_stores(settings: Settings, pool: Pool, name: str) -> TargetStores:
         pool=pool,
         queue=PostgresRetryQueue(pool, name),
         incidents=PostgresIncidents(pool, name),
+        inbox=PostgresInboxEntries(pool, name),
         circuit_settings=circuit_settings,
         breaker=DynamicsCircuitBreaker(circuit_settings, store, trust_seconds=TRUST_SECONDS, target=name),
         pace=PostgresPaceStore(pool, name),
@@ -130,14 +133,15 @@ def target_stores(settings: Settings, pool: Pool, name: str) -> TargetStores:
 class Stores:
     """What lives in the database."""
 
+    settings: Settings
     pool: Pool
     queue: PostgresRetryQueue
     """The entries of all targets."""
     incidents: PostgresIncidents
     """Of all targets."""
     access: PostgresAccess
-    inbox: PostgresInbox
-    """What Dynamics told."""
+    inbox: PostgresInboxEntries
+    """What all environments of Dynamics told."""
     targets: Mapping[str, TargetStores]
     """What is kept of each target of the settings, Dynamics first."""
     migration_sets: tuple[MigrationSet, ...]
@@ -147,36 +151,50 @@ class Stores:
     """None where the certifications that ship are not used."""
 
     @property
-    def breaker(self) -> DynamicsCircuitBreaker:
-        """Dynamics' circuit."""
-        return self.targets[DYNAMICS].breaker
+    def dynamics(self) -> TargetStores:
+        """The Dynamics environment of the settings."""
+        return next(iter(self.targets.values()))
 
-    def target(self, name: str) -> TargetStores:
-        """One of the targets.
+    @property
+    def breaker(self) -> DynamicsCircuitBreaker:
+        """Its circuit."""
+        return self.dynamics.breaker
+
+    async def every_target(self) -> Mapping[str, TargetStores]:
+        """Those of the settings first, then all others that share the database: a person is shown them too."""
+        others = sorted(await known_targets(self.pool) - {*self.targets})
+        return {**self.targets, **{name: target_stores(self.settings, self.pool, name) for name in others}}
+
+    async def target(self, name: str) -> TargetStores:
+        """One of the targets, whether or not the settings name it.
 
         Raises:
-            ConfigurationError: the settings name no such target.
+            ConfigurationError: the database does not know it either.
         """
-        if (found := self.targets.get(name)) is None:
-            known = " and ".join(self.targets)
-            raise ConfigurationError(f"The settings name no target {name}. There is {known}.")
-        return found
+        every = self.targets if name in self.targets else await self.every_target()
+        if name not in every:
+            raise ConfigurationError(f"There is no target {name} in this database. There is {' and '.join(every)}.")
+        return every[name]
 
-    def queue_of(self, target: str | None) -> PostgresRetryQueue:
-        """The entries of one target, or of all."""
-        return self.queue if target is None else self.target(target).queue
-
-    def chosen(self, target: str | None) -> Sequence[TargetStores]:
+    async def chosen(self, target: str | None) -> Sequence[TargetStores]:
         """One target, or all."""
-        return [*self.targets.values()] if target is None else [self.target(target)]
+        return [*(await self.every_target()).values()] if target is None else [await self.target(target)]
+
+    async def queue_of(self, target: str | None) -> PostgresRetryQueue:
+        """The entries of one target, or of all."""
+        return self.queue if target is None else (await self.target(target)).queue
+
+    async def inbox_of(self, target: str | None) -> PostgresInboxEntries:
+        """What one environment told, or all."""
+        return self.inbox if target is None else (await self.target(target)).inbox
 
     async def waiting(self) -> int:
         """Records in the outbox."""
         return int(await one_value(self.pool, "select count(*) from dynamics_sync.outbox"))
 
-    async def differences(self) -> int:
-        """Records that reconciliation found to differ, and that were not repaired."""
-        return int(await one_value(self.pool, COUNT_OPEN))
+    async def differences(self, target: str | None) -> int:
+        """Records of one target, or of all, that reconciliation found to differ, and that were not repaired."""
+        return int(await one_value(self.pool, COUNT_OPEN, {"target": target}))
 
 
 @asynccontextmanager
@@ -191,11 +209,12 @@ async def open_stores(settings: Settings, database_url: str) -> AsyncIterator[St
         await check_schema(connection, sets)
     async with make_pool(database_url, POOL_SIZE) as pool:
         yield Stores(
+            settings=settings,
             pool=pool,
             queue=PostgresRetryQueue(pool),
             incidents=PostgresIncidents(pool),
             access=PostgresAccess(pool),
-            inbox=PostgresInbox(pool, DYNAMICS),
+            inbox=PostgresInboxEntries(pool),
             targets={name: target_stores(settings, pool, name) for name in target_names(settings)},
             migration_sets=sets,
             sweep=Sweep(lambda: transaction(pool), SystemClock()) if CERTIFICATIONS in sets else None,

@@ -54,15 +54,15 @@ Connection = psycopg.Connection[tuple[object, ...]]
 Parameters = dict[str, object]
 
 
-def claiming(claim_id: str, limit: int) -> Parameters:
-    return {"target": "dynamics", "limit": limit, "claim_id": claim_id, "lease_seconds": 60, "late_seconds": 180}
+def claiming(claim_id: str, limit: int, target: str = "dynamics") -> Parameters:
+    return {"target": target, "limit": limit, "claim_id": claim_id, "lease_seconds": 60, "late_seconds": 180}
 
 
-def claimed(claim_id: str, ids: Sequence[object], versions: Sequence[object]) -> Parameters:
+def claimed(claim_id: str, ids: Sequence[object], versions: Sequence[object], target: str = "dynamics") -> Parameters:
     """Of what was claimed, all that releasing and settling ask for."""
     count = len(ids)
     return {
-        "target": "dynamics",
+        "target": target,
         "ids": list(ids),
         "versions": list(versions),
         "claims": [claim_id] * count,
@@ -103,17 +103,17 @@ def mislead(connection: Connection, lie: str, waiting: int) -> None:
     connection.execute(fill)
 
 
-def costs(connection: Connection, records: int) -> dict[str, int]:
+def costs(connection: Connection, records: int, target: str = "dynamics") -> dict[str, int]:
     """Blocks touched by each step for some records, when its plans are no longer made anew for each call."""
     touched = {}
     for turn in range(8):
         claim_id = f"c{turn}"
-        touched["claim"] = blocks(connection, CLAIM, claiming(claim_id, records))
+        touched["claim"] = blocks(connection, CLAIM, claiming(claim_id, records, target))
         mine = "select id, version from dynamics_sync.outbox where lease_owner = %s order by id"
         ids, versions = zip(*connection.execute(mine, [claim_id]).fetchall(), strict=True)
         assert len(ids) == records
         step, statement = ("settle", SETTLE) if turn % 2 else ("release", RELEASE)
-        touched[step] = blocks(connection, statement, claimed(claim_id, ids, versions))
+        touched[step] = blocks(connection, statement, claimed(claim_id, ids, versions, target))
     return touched
 
 
@@ -160,3 +160,21 @@ def test_costs_do_not_grow_with_what_waits(database: str, lie: str) -> None:
         of_many = costs(connection, records)
     for step, touched in of_many.items():
         assert touched < 2 * of_few[step], step
+
+
+@pytest.mark.every_postgres
+@pytest.mark.parametrize("lie", LIES)
+def test_what_waits_for_one_target_costs_another_nothing(database: str, lie: str) -> None:
+    """It came later, too."""
+    records = 2
+    few_of_another = "insert into dynamics_sync.outbox (target, source_table, record_key, operation_type) "
+    few_of_another += "select 'dynamics_us', 'public.t', n::text, 'upsert' from generate_series(1, 10) n"
+    with psycopg.connect(database, autocommit=True) as connection:
+        mislead(connection, lie, FEW)
+        connection.execute(few_of_another.encode())
+        beside_few = costs(connection, records, "dynamics_us")
+        mislead(connection, lie, MANY)
+        connection.execute(few_of_another.encode())
+        beside_many = costs(connection, records, "dynamics_us")
+    for step, touched in beside_many.items():
+        assert touched < 2 * beside_few[step], step

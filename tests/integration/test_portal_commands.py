@@ -40,17 +40,17 @@ def command(database: str, tmp_path: Path) -> Run:
 PORTAL = {"portal_url": "https://portal.example.org", "portal_secret": PORTAL_SECRET}
 
 
-async def test_status_tells_of_each_target_and_as_before_where_there_is_one(on: Stage, command: Run) -> None:
+async def test_status_tells_of_each_target_whether_or_not_the_settings_name_it(on: Stage, command: Run) -> None:
     alone, both, portal = await asyncio.gather(
         command("status", "--json"),
         command("status", "--json", **PORTAL),
         command("status", "--json", "--target", "portal", **PORTAL),
     )
     document, found, one = (json.loads(done.stdout) for done in (alone, both, portal))
-    assert set(found) - set(document) == {"targets"}
-    assert document["queue"] == {}
+    assert (document.pop("not_in_settings"), found.pop("not_in_settings")) == (["portal"], [])
+    assert document == found
     assert (found["queue"], found["circuit"]["state"]) == ({"requires_investigation": 2}, "closed")
-    assert found["targets"]["dynamics"] == {name: document[name] for name in found["targets"]["dynamics"]}
+    assert found["targets"]["dynamics"]["queue"] == {}
     assert found["targets"]["portal"] == {name: one[name] for name in found["targets"]["portal"]}
     assert one["queue"] == {"requires_investigation": 2}
 
@@ -76,11 +76,13 @@ async def test_entries_of_the_portal_are_listed_and_explained_as_such(on: Stage,
     listed = json.loads((await command("queue", "list", "--json", "--target", "portal", **PORTAL)).stdout)
     assert [entry["target"] for entry in listed] == ["portal", "portal"]
     shown, unknown = await asyncio.gather(
-        command("queue", "show", listed[0]["id"]), command("queue", "replay", "--all", "--yes")
+        command("queue", "show", listed[0]["id"]), command("queue", "replay", "--all", "--yes", "--target", "portals")
     )
     assert "The portal refused the record." in " ".join(shown.stdout.split())
-    refused(unknown, "The settings name no target portal")
+    refused(unknown, "There is no target portals in this database. There is dynamics and portal.")
     assert {entry[0] for entry in await on.queue()} == {"requires_investigation"}
+    replayed = await command("queue", "replay", "--all", "--yes", "--json")
+    assert json.loads(replayed.stdout)["arrived"] == 3
 
 
 async def test_entries_of_both_are_replayed_together_unless_one_target_is_named(on: Stage, command: Run) -> None:

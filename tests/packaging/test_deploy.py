@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from dynamics_sync.cli import commands
 from dynamics_sync.core.operation import DYNAMICS
-from dynamics_sync.settings import CONFIG_FILE, Settings
+from dynamics_sync.settings import CONFIG_FILE, Settings, load_settings
 from dynamics_sync.sync.worker import WorkerSettings
 from dynamics_sync.web.health import ANSWER_SECONDS, Health, health_app
 from support.commands import worker_process
@@ -390,11 +390,27 @@ def test_what_psql_is_to_run_runs(database: str) -> None:
 
 def test_statements_run_as_they_stand(database: str) -> None:
     statements = re.findall(r"^    (select [^;]*;)$|`(select [^;]*;)`", SCALING, re.MULTILINE)
-    assert len(statements) == 4
+    assert len(statements) == 5
     with psycopg.connect(database, autocommit=True) as owner:
         owner.execute("create table public.your_table (id integer primary key)")
         for statement in map("".join, statements):
             owner.execute(statement.encode())
+
+
+def test_a_further_environment_has_its_name_everywhere(database: str, scaler: str) -> None:
+    (named,) = set(re.findall(r"target => '(\w+)'", SCALING))
+    (setting,) = re.findall(r"^    (DYNAMICS_SYNC_TARGET=.*)$", SCALING, re.MULTILINE)
+    (overlay,) = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", SCALING, re.DOTALL))
+    (merged,) = overlay["configMapGenerator"]
+    assert [setting] == merged["literals"] == [f"DYNAMICS_SYNC_TARGET={named}"]
+    assert merged["name"] == documents(f"{BASE}/kustomization.yaml")[0]["configMapGenerator"][0]["name"]
+    ((patch,),) = (yaml.safe_load(each["patch"]) for each in overlay["patches"])
+    assert patch["path"] == "/spec/triggers/0/metadata/query"
+    assert patch["value"] == TRIGGER["metadata"]["query"].replace(f"'{DYNAMICS}'", f"'{named}'")
+    with psycopg.connect(scaler) as connection:
+        assert connection.execute(patch["value"]).fetchone() == (0,)
+    assert defaults(COMPOSE["services"]["worker"]["environment"]["DYNAMICS_SYNC_TARGET"]) == DYNAMICS
+    assert load_settings().target == DYNAMICS
 
 
 def test_metrics_that_are_to_be_watched_are_there() -> None:

@@ -50,9 +50,9 @@ class Room:
 
 
 @asynccontextmanager
-async def room(database: str, **settings: Any) -> AsyncIterator[Room]:
+async def room(database: str, *, target: str = "dynamics", **settings: Any) -> AsyncIterator[Room]:
     async with (
-        stage(database, webhooks=True, webhook_secret=SECRET, **settings) as on,
-        receiving(database) as dataverse,
+        stage(database, target=target, webhooks=True, webhook_secret=SECRET, **settings) as on,
+        receiving(database, target=target) as dataverse,
     ):
         yield Room(on, await hand(on), dataverse)

@@ -11,8 +11,8 @@ from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import Accepted, AlreadyThere, Outcome, Throttled, Transient
 from dynamics_sync.core.pace import MOST_GAP_SECONDS, Hints, Pace
-from dynamics_sync.sync.clock import StoppableClock
-from dynamics_sync.sync.pacer import LOOK_SECONDS, PacedGateway, Pacer
+from dynamics_sync.sync.clock import StoppableClock, StoppedError
+from dynamics_sync.sync.pacer import IDLE_SECONDS, LOOK_SECONDS, PacedGateway, Pacer
 from dynamics_sync.sync.ports import PaceReading
 from simulation.loop import Process, SimulationLoop
 from simulation.machines import SimulatedClock
@@ -150,6 +150,18 @@ def test_with_fewer_places_than_workers_some_wait_and_look_again() -> None:
         assert not letting.done()
         room.paces.rank = 0
         await letting
+
+    simulated(scenario)
+
+
+def test_who_rests_between_two_requests_and_has_no_part_any_more_leaves_it_to_others() -> None:
+    async def scenario(room: Room) -> None:
+        await room.let_in(1)
+        room.paces.workers, room.paces.rank = 9, 8
+        resting = asyncio.create_task(room.pacer.rest(1.0))
+        await asyncio.sleep(IDLE_SECONDS + 2.0)
+        with pytest.raises(StoppedError):
+            await resting
 
     simulated(scenario)
 

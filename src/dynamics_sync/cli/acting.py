@@ -72,7 +72,7 @@ def queue_replay(
     totals = {name: len(ids) for name, ids in chosen.by_target.items()}
 
     async def act(stores: Stores) -> list[ReplayReport]:
-        replays = {name: stores.target(name).replay(per_second, patience) for name in totals}
+        replays = {name: (await stores.target(name)).replay(per_second, patience) for name in totals}
         return await asyncio.gather(
             *(
                 replay.run(chosen.by_target[name], operator_name(), tell=watches[name].tell)
@@ -129,7 +129,7 @@ def _choose(
 
     async def look(stores: Stores) -> _Chosen:
         await check_incident(stores, incident)
-        queue = stores.queue_of(target)
+        queue = await stores.queue_of(target)
         return _Chosen(await queue.ids(choice), await queue.groups(choice), await queue.entries(choice, LISTED))
 
     return with_stores(look)

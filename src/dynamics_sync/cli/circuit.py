@@ -1,4 +1,4 @@
-"""`circuit`: how Dynamics is, and the portal, what outages there were, and opening and closing it by hand."""
+"""`circuit`: how each target is, what outages there were, and opening and closing it by hand."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -16,15 +16,17 @@ from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.operation import DYNAMICS
 from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.incidents import Incident
-from dynamics_sync.settings import operator_name
+from dynamics_sync.settings import load_settings, operator_name
 from dynamics_sync.stores import Stores, TargetStores
 from dynamics_sync.sync.breaker import CircuitStatus, DynamicsCircuitBreaker
 from dynamics_sync.web.health import circuit_document
 
-circuit_commands = typer.Typer(help="How Dynamics is, and the portal, as all workers see it.", no_args_is_help=True)
+circuit_commands = typer.Typer(
+    help="How Dynamics is, and any other target, as all workers see it.", no_args_is_help=True
+)
 
 Look = tuple[CircuitStatus, Incident | None]
-OneTarget = Annotated[str, typer.Option("--target", help="`dynamics` or `portal`.")]
+OneTarget = Annotated[str | None, typer.Option("--target", help="Else the Dynamics environment of the settings.")]
 
 
 @circuit_commands.command("show")
@@ -32,7 +34,7 @@ def circuit_show(target: Target = None, as_json: AsJson = False) -> None:
     """The circuit: closed, open or half-open, and why."""
 
     async def look(stores: Stores) -> dict[str, Look]:
-        return {each.name: await _look(each) for each in stores.chosen(target)}
+        return {each.name: await _look(each) for each in await stores.chosen(target)}
 
     found = with_stores(look)
     if not as_json:
@@ -53,7 +55,7 @@ def circuit_incidents(
     """The last outages, newest first: when, how long, why, and what they left in the queue."""
 
     async def look(stores: Stores) -> list[Incident]:
-        incidents = stores.incidents if target is None else stores.target(target).incidents
+        incidents = stores.incidents if target is None else (await stores.target(target)).incidents
         return await incidents.recent(limit)
 
     found = with_stores(look)
@@ -73,19 +75,17 @@ def circuit_incidents(
 
 
 @circuit_commands.command("open")
-def circuit_open(
-    target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
-) -> None:
+def circuit_open(target: OneTarget = None, reason: Reason = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Keep everything back for one cool-down from now; then a probe decides. Begins an incident."""
+    target = target or load_settings().target
     confirmed(f"Open the circuit of {target}? No request leaves for one cool-down, then a probe decides.", yes)
     _force(DynamicsCircuitBreaker.force_open, target, reason, as_json)
 
 
 @circuit_commands.command("close")
-def circuit_close(
-    target: OneTarget = DYNAMICS, reason: Reason = None, yes: Yes = False, as_json: AsJson = False
-) -> None:
+def circuit_close(target: OneTarget = None, reason: Reason = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Let everything pass again, as if a probe had succeeded. Ends the incident."""
+    target = target or load_settings().target
     confirmed(f"Close the circuit of {target}? All that waits is sent at once.", yes)
     _force(DynamicsCircuitBreaker.force_closed, target, reason, as_json)
 
@@ -96,7 +96,7 @@ def _force(
     """Change one circuit in the name of whoever asks, and tell how it is then."""
 
     async def act(stores: Stores) -> Look:
-        of = stores.target(target)
+        of = await stores.target(target)
         await change(of.breaker_of(Operator(operator_name(), reason)))
         return await _look(of)
 
@@ -118,7 +118,7 @@ def _document(look: Look) -> dict[str, Any]:
 
 def _tell(look: Look, target: str) -> None:
     status, incident = look
-    of_target = "" if target == DYNAMICS else f" of {target}"
+    of_target = "" if {target, load_settings().target} == {DYNAMICS} else f" of {target}"
     console.print(f"The circuit{of_target} is {coloured(status.state)}.")
     if status.opened_at is not None:
         failures = f" after {status.failure_count} failed requests" if status.failure_count else ""

@@ -10,12 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamics_sync.cli.output import AsJson, Yes, confirmed, console, print_json, with_stores
+from dynamics_sync.cli.output import AsJson, Target, Yes, confirmed, console, print_json, with_stores
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.core.incoming import OPEN_STATUSES, REPLAYABLE_STATUSES, InboxStatus
 from dynamics_sync.postgres.audit import Operator
-from dynamics_sync.postgres.inbox import ConflictEntry, InboxEntry
+from dynamics_sync.postgres.inbox_entries import ConflictEntry, InboxEntry
 from dynamics_sync.settings import operator_name
 from dynamics_sync.stores import Stores
 
@@ -32,12 +32,13 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 
 
 @inbox_commands.command("list")
-def inbox_list(status: Status = None, limit: Limit = 1000, as_json: AsJson = False) -> None:
+def inbox_list(status: Status = None, target: Target = None, limit: Limit = 1000, as_json: AsJson = False) -> None:
     """What is not applied yet, or the deliveries of one status; oldest first. And the latest conflicts."""
 
     async def look(stores: Stores) -> tuple[list[InboxEntry], dict[str, int], list[ConflictEntry]]:
-        entries = await stores.inbox.entries([status] if status else OPEN_STATUSES, limit=limit)
-        return entries, await stores.inbox.counts(), await stores.inbox.conflicts(CONFLICTS_SHOWN)
+        inbox = await stores.inbox_of(target)
+        entries = await inbox.entries([status] if status else OPEN_STATUSES, limit=limit)
+        return entries, await inbox.counts(), await inbox.conflicts(CONFLICTS_SHOWN)
 
     entries, counts, conflicts = with_stores(look)
     if as_json:
@@ -79,7 +80,12 @@ def inbox_show(number: Number, as_json: AsJson = False) -> None:
 
 @inbox_commands.command("replay")
 def inbox_replay(
-    id: Id = None, all: All = False, dry_run: DryRun = False, yes: Yes = False, as_json: AsJson = False
+    id: Id = None,
+    all: All = False,
+    target: Target = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have deliveries looked at again that no version of the contract understood, or that could not be applied.
 
@@ -89,15 +95,18 @@ def inbox_replay(
         raise ConfigurationError("Say which deliveries to replay: one of --id, --all.")
 
     async def look(stores: Stores) -> list[InboxEntry]:
-        return await stores.inbox.entries(REPLAYABLE_STATUSES, id)
+        return await (await stores.inbox_of(target)).entries(REPLAYABLE_STATUSES, id)
 
     chosen = with_stores(look)
     if dry_run or not chosen:
         _tell("would replay" if chosen else "nothing to replay", [entry.id for entry in chosen], as_json)
         return
     confirmed(f"Replay {len(chosen)} deliver{'y' if len(chosen) == 1 else 'ies'}?", yes)
-    done = with_stores(lambda stores: stores.inbox.replay(id, Operator(operator_name())))
-    _tell("replayed", done, as_json)
+
+    async def act(stores: Stores) -> list[int]:
+        return await (await stores.inbox_of(target)).replay(id, Operator(operator_name()))
+
+    _tell("replayed", with_stores(act), as_json)
 
 
 def _tell(what: str, ids: Sequence[int], as_json: bool) -> None:
@@ -115,7 +124,8 @@ def _document(entry: InboxEntry) -> dict[str, Any]:
 def _table(entries: Sequence[InboxEntry]) -> Table:
     table = Table(Column("delivery", justify="right"), Column("record", overflow="fold"), "status", box=SIMPLE_HEAD)
     for entry in entries:
-        record = f"{entry.message or '?'} {entry.entity_name or '?'}\n{entry.record_id or 'no record named'}"
+        what = f"{entry.message or '?'} {entry.entity_name or '?'} of {entry.target}"
+        record = f"{what}\n{entry.record_id or 'no record named'}"
         since = f"since {entry.received_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         place = f", {entry.place}" if entry.place else ""
         why = f"\n{entry.error_code}{place}\n{explain(entry.error_code)}" if entry.error_code else ""
@@ -129,6 +139,6 @@ def _conflict_table(conflicts: Sequence[ConflictEntry]) -> Table:
     table = Table(Column("conflict in", justify="right"), Column("record", overflow="fold"), "winner", box=SIMPLE_HEAD)
     for each in conflicts:
         what = each.column_name or "deleted in Dynamics"
-        record = f"{each.source_table} {each.record_key}\n{what}"
+        record = f"{each.source_table} {each.record_key}\n{what} of {each.target}"
         table.add_row(str(each.inbox_id), escape(record), each.winner, end_section=True)
     return table

@@ -21,7 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit trail.")]
 
-Target = Annotated[str | None, typer.Option("--target", help="`dynamics` or `portal`; else all that is set up.")]
+Target = Annotated[str | None, typer.Option("--target", help="`dynamics`, `portal` or another; else all.")]
 
 console = Console()
 

@@ -38,7 +38,7 @@ def queue_list(
 
     async def look(stores: Stores) -> tuple[list[QueueEntry], int]:
         await check_incident(stores, incident)
-        queue = stores.queue_of(target)
+        queue = await stores.queue_of(target)
         groups = await queue.groups(choice)
         return await queue.entries(choice, limit), sum(group.count for group in groups)
 

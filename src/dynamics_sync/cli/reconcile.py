@@ -42,6 +42,7 @@ def reconcile(table: Tables = None, repair: Repair = False, restart: Restart = F
 
     async def work(url: str) -> tuple[list[TableReport], list[StoredFinding]]:
         async with app.open_engine(settings, url) as engine:
+            await app.check_target(settings, engine.stores)
             return await _watched(engine.reconciliation, table, repair=repair, restart=restart)
 
     with database(settings) as url:

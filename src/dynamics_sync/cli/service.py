@@ -33,13 +33,14 @@ def run(
 ) -> None:
     """Work: send what changes, and serve health pages. Stops gracefully on SIGTERM and Ctrl-C."""
     # Slow to import, as all that speaks HTTP: other commands do without.
-    from dynamics_sync.cli.running import run_until_stopped
+    from dynamics_sync.cli.running import quickest_loop, run_until_stopped
 
     settings = load_settings()
     with database(settings) as url:
         if settings.database_url is None:
             _tell_embedded(settings, url)
-        asyncio.run(run_until_stopped(settings, url, web=web, worker=worker))
+        with asyncio.Runner(loop_factory=quickest_loop()) as runner:
+            runner.run(run_until_stopped(settings, url, web=web, worker=worker))
 
 
 def _tell_embedded(settings: Settings, url: str) -> None:

@@ -15,16 +15,17 @@ from dynamics_sync.web.health import circuit_document
 
 
 def status(target: Target = None, as_json: AsJson = False) -> None:
-    """The truth in one glance: what waits, what needs a person, how Dynamics is, and the portal."""
+    """The truth in one glance: what waits, what needs a person, and how each target is."""
 
     async def look(stores: Stores) -> dict[str, Any]:
-        found = {each.name: await _look_at(each) for each in stores.chosen(target)}
+        found = {each.name: await _look_at(each) for each in await stores.chosen(target)}
         first = next(iter(found.values()))
         every = {
             "enabled": load_settings().enabled,
-            "differences": await stores.differences(),
+            "differences": await stores.differences(target),
             "frozen": {each.name: each.is_open_again for each in await stores.access.frozen()},
-            "inbox": await stores.inbox.counts(),
+            "inbox": await (await stores.inbox_of(target)).counts(),
+            "not_in_settings": [name for name in found if name not in stores.targets],
         }
         if len(found) == 1:
             return first | every
@@ -51,7 +52,10 @@ def status(target: Target = None, as_json: AsJson = False) -> None:
         table.add_row("[bold red]frozen, but open again[/]" if is_open_again else "frozen", escape(name))
     for name, one in found.get("targets", {None: found}).items():
         incident = f", incident {one['incident']}" if one["incident"] else ""
-        table.add_row(f"circuit of {name}" if name else "circuit", coloured(one["circuit"]["state"]) + incident)
+        waiting = f", {one['waiting']} waiting" if name else ""
+        elsewhere = "; not in these settings" if name in found["not_in_settings"] else ""
+        state = f"{coloured(one['circuit']['state'])}{incident}{waiting}{elsewhere}"
+        table.add_row(f"circuit of {name}" if name else "circuit", state)
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 The form of the file is described in `docs/mapping.md`; `certifications/mapping.toml` is one.
 """
 
+import re
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -267,11 +268,15 @@ def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
         raise MappingError(f"The mapping {origin} cannot be used:\n{problems}\nCorrect it and start again.") from None
 
 
+_AS_IT_IS = re.compile(r"[A-Za-z0-9._~-]+")
+"""What most keys are: quoting finds nothing in it."""
+
+
 def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) -> str:
     """`hlf_certifications(hlf_externalid='…')`: a quote in the value is doubled, then the value percent-encoded."""
     if not value or not FORBIDDEN_KEY_CHARACTERS.isdisjoint(value):
         raise UnsendableError("mapping.forbidden_key", column)
-    quoted = quote(value.replace("'", "''"), safe="")
+    quoted = value if _AS_IT_IS.fullmatch(value) else quote(value.replace("'", "''"), safe="")
     return f"{entity_set}({alternate_key}='{quoted}')"
 
 

@@ -1,13 +1,17 @@
 """What is to be synchronised, and what became of it."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 DYNAMICS = "dynamics"
-"""The target that is meant where none is named: the Dynamics environment of the settings."""
+"""The target that is meant where none is named: what the settings call a Dynamics environment unless told otherwise."""
 
 PORTAL = "portal"
+
+TARGET_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
+"""What a target may be called, as `dynamics_sync.watch` has it: the names of triggers are made of it."""
 
 
 class OperationType(StrEnum):

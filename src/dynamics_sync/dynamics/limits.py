@@ -17,7 +17,9 @@ def hints_from(headers: Mapping[str, str]) -> Hints:
 
 def _number(text: str | None) -> float | None:
     """Dataverse separates thousands: `1,200.00`."""
-    digits = (text or "").replace(",", "")
+    if text is None:
+        return None
+    digits = text.replace(",", "")
     whole, _, fraction = digits.partition(".")
     is_number = whole.isascii() and whole.isdecimal() and len(digits) < 20 and (not fraction or fraction.isdecimal())
     return float(digits) if is_number else None

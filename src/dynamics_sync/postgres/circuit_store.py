@@ -7,7 +7,7 @@ from typing import Any
 from dynamics_sync.core.circuit import Circuit, CircuitState
 from dynamics_sync.postgres.audit import Operator, note
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import Connection, Pool, transaction
+from dynamics_sync.postgres.connections import Connection, Pool, one_trip, transaction
 from dynamics_sync.sync.ports import CircuitReading
 
 SELECT_CIRCUIT = """
@@ -58,10 +58,9 @@ class PostgresCircuitStore:
         return await self._load_once(None)
 
     async def _load(self, askers: Sequence[None]) -> Sequence[CircuitReading]:
-        async with transaction(self._pool) as connection:
+        async with one_trip(self._pool) as connection:
             cursor = await connection.execute(SELECT_CIRCUIT, {"target": self._target})
-            reading = reading_from(await cursor.fetchone())
-        return [reading] * len(askers)
+        return [reading_from(await cursor.fetchone())] * len(askers)
 
     async def compare_and_set(self, expected: Circuit, new: Circuit, not_after: datetime | None = None) -> bool:
         """Store `new` if nobody changed the circuit since `expected` was read; a transition wakes all workers."""

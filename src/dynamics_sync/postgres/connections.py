@@ -3,7 +3,7 @@
 Works through every kind of pooler: nothing is prepared, no session state is kept, no options are sent at connect.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
 
@@ -109,7 +109,7 @@ async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
         raise translated(error) from None
 
 
-async def one_value(pool: Pool, query: LiteralString, parameters: Sequence[object] = ()) -> Any:
+async def one_value(pool: Pool, query: LiteralString, parameters: Sequence[object] | Mapping[str, object] = ()) -> Any:
     """The first value of the first row; None if there is no row."""
     async with transaction(pool) as connection:
         row = await (await connection.execute(query, parameters)).fetchone()

@@ -1,16 +1,11 @@
-"""The inbox in PostgreSQL: deliveries are stored, claimed under leases, settled, and put back by people."""
+"""The inbox in PostgreSQL: deliveries are stored, claimed under leases and settled."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from psycopg.rows import class_row
-
-from dynamics_sync.core.incoming import OPEN_STATUSES, REPLAYABLE_STATUSES, InboxStatus
-from dynamics_sync.postgres.audit import Operator, note
+from dynamics_sync.core.incoming import OPEN_STATUSES, InboxStatus
 from dynamics_sync.postgres.connections import Pool, one_trip, transaction
 from dynamics_sync.sync.inbox_ports import ClaimedDelivery, Delivery
 
@@ -85,76 +80,10 @@ where id = any(array(
 ))
 """
 
-COUNT = """
-select status, count(*) from dynamics_sync.inbox where target = %(target)s group by status
-union all
-select 'conflicts', count(*) from dynamics_sync.conflicts where target = %(target)s
-"""
-
-COLUMNS = """
-id, received_at, status, entity_name, message, record_id, operation_at, correlation_id, contract, source_table,
-record_key, headers, octet_length(body) as body_bytes, attempts, error_code, place, settled_at
-"""
-
-CHOSEN = """
-from dynamics_sync.inbox
-where target = %(target)s and (%(id)s::bigint is null or id = %(id)s) and status = any(%(statuses)s)
-"""
-
-SELECT = f"select {COLUMNS} {CHOSEN} order by id limit %(limit)s"
-
-REPLAY = f"""
-update dynamics_sync.inbox
-set status = 'received', attempts = 0, error_code = null, place = null, not_before = null, settled_at = null
-where id = any(array(select id {CHOSEN} for update))
-returning id
-"""
-
-CONFLICTS = """
-select inbox_id, source_table, record_key, column_name, winner, noticed_at from dynamics_sync.conflicts
-where target = %(target)s and (%(inbox_id)s::bigint is null or inbox_id = %(inbox_id)s)
-order by id desc limit %(limit)s
-"""
-
 RETENTION_DAYS = 30
 """How long a settled delivery is known, so that it is not stored again."""
 
 Parameters = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class InboxEntry:
-    """One delivery as an operator sees it: no value of the record."""
-
-    id: int
-    received_at: datetime
-    status: str
-    entity_name: str | None
-    message: str | None
-    record_id: str | None
-    operation_at: datetime | None
-    correlation_id: str | None
-    contract: str | None
-    source_table: str | None
-    record_key: str | None
-    headers: dict[str, str]
-    body_bytes: int | None
-    attempts: int
-    error_code: str | None
-    place: str | None
-    settled_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class ConflictEntry:
-    """Both sides had changed; names only."""
-
-    inbox_id: int
-    source_table: str
-    record_key: str
-    column_name: str | None
-    winner: str
-    noticed_at: datetime
 
 
 class PostgresInbox:
@@ -236,39 +165,6 @@ class PostgresInbox:
         """Delete what was settled long ago."""
         async with transaction(self._pool) as connection:
             await connection.execute(FORGET, [RETENTION_DAYS])
-
-    async def counts(self) -> dict[str, int]:
-        """Deliveries by status, and conflicts."""
-        return dict(await self._rows(COUNT, {"target": self._target}))
-
-    async def entries(
-        self, statuses: Collection[InboxStatus] = OPEN_STATUSES, entry_id: int | None = None, limit: int = 1000
-    ) -> list[InboxEntry]:
-        """Some deliveries, oldest first."""
-        parameters = self._chosen(statuses, entry_id) | {"limit": limit}
-        async with (
-            transaction(self._pool) as connection,
-            connection.cursor(row_factory=class_row(InboxEntry)) as cursor,
-        ):
-            await cursor.execute(SELECT, parameters)
-            return await cursor.fetchall()
-
-    async def conflicts(self, limit: int, inbox_id: int | None = None) -> list[ConflictEntry]:
-        """The latest, newest first."""
-        rows = await self._rows(CONFLICTS, {"target": self._target, "limit": limit, "inbox_id": inbox_id})
-        return [ConflictEntry(*row) for row in rows]
-
-    async def replay(self, entry_id: int | None, operator: Operator) -> list[int]:
-        """Have one delivery, or all that no version understood or that could not be applied, looked at again."""
-        async with transaction(self._pool) as connection:
-            cursor = await connection.execute(REPLAY, self._chosen(REPLAYABLE_STATUSES, entry_id))
-            ids = sorted(row[0] for row in await cursor.fetchall())
-            if ids:
-                await note(connection, operator, "inbox replay", self._target)
-        return ids
-
-    def _chosen(self, statuses: Collection[InboxStatus], entry_id: int | None) -> dict[str, Any]:
-        return {"target": self._target, "id": entry_id, "statuses": [str(status) for status in statuses]}
 
     async def _rows(self, query: Any, parameters: Parameters | Sequence[Any]) -> list[tuple[Any, ...]]:
         async with transaction(self._pool) as connection:

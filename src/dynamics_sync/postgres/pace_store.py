@@ -1,7 +1,7 @@
 """The pace of one target in PostgreSQL: kept by all workers together, judged by the database's clock."""
 
 from dynamics_sync.core.pace import Pace
-from dynamics_sync.postgres.connections import Pool, transaction
+from dynamics_sync.postgres.connections import Pool, one_trip
 from dynamics_sync.sync.ports import PaceReading
 
 PRESENT_SECONDS = 3.0
@@ -34,8 +34,9 @@ class PostgresPaceStore:
     async def share(self, worker: str) -> PaceReading:
         """Note that a worker sends at present, and read the pace."""
         parameters = {"target": self._target, "worker": worker, "present_seconds": PRESENT_SECONDS}
-        async with transaction(self._pool) as connection:
-            row = await (await connection.execute(SHARE, parameters)).fetchone()
+        async with one_trip(self._pool) as connection:
+            cursor = await connection.execute(SHARE, parameters)
+        row = await cursor.fetchone()
         if row is None:
             raise AssertionError("SHARE always gives one row")
         now, senders, rank, is_first, concurrency, *rest = row
@@ -53,5 +54,6 @@ class PostgresPaceStore:
             "revision": new.revision,
             "expected": expected.revision,
         }
-        async with transaction(self._pool) as connection:
-            return (await connection.execute(COMPARE_AND_SET, parameters)).rowcount == 1
+        async with one_trip(self._pool) as connection:
+            cursor = await connection.execute(COMPARE_AND_SET, parameters)
+        return cursor.rowcount == 1

@@ -131,7 +131,10 @@ where target = %(target)s and (%(sources)s::text[] is null or source_table = any
 order by source_table, record_key limit %(limit)s
 """
 
-COUNT_OPEN = "select count(*) from dynamics_sync.reconciliation_findings where repaired_at is null"
+COUNT_OPEN = """
+select count(*) from dynamics_sync.reconciliation_findings
+where repaired_at is null and (%(target)s::text is null or target = %(target)s)
+"""
 
 
 class PostgresReconciliation:

@@ -198,6 +198,10 @@ class DynamicsCircuitBreaker:
         """A healthy circuit was read less than `trust_seconds` ago, or is at hand: the store need not be asked."""
         return self._permit_if_healthy() is not None
 
+    def was_healthy(self, within_seconds: float) -> bool:
+        """What was read last is a healthy circuit, and not longer ago: reason enough to get ready, not to send."""
+        return self._known.is_healthy and self._clock.monotonic() - self._known_at < within_seconds
+
     def _permit_if_healthy(self) -> Permit | None:
         """Leave without asking. Made once for each circuit, as this is all that a call costs while things are well."""
         circuit = self._known if self._at_hand is None else self._at_hand.circuit

@@ -77,7 +77,8 @@ class LeasedGateway:
         if prepared.request is None:
             return prepared
         until = min(self._ends[_lease_of(operations[place])] for place in prepared.places)
-        return replace(prepared, request=_LeasedRequest(self, prepared.request, len(prepared.places), until))
+        request = _LeasedRequest(self, prepared.request, len(prepared.places), until)
+        return Prepared(request, prepared.places, prepared.instead)
 
     async def _renew(self, operations: Sequence[SyncOperation]) -> Mapping[int, NoRequest]:
         """The places of those that belong to another worker by now."""

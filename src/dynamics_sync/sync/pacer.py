@@ -64,7 +64,7 @@ class Pacer:
         self._entered_at = -math.inf
         self._more_room = asyncio.Event()
         self._under_way = 0
-        self._is_waiting = False
+        self._waiting = 0
         self._is_busy = asyncio.Event()
         self._closed = False
 
@@ -83,14 +83,7 @@ class Pacer:
         worker stops."""
         with contextlib.suppress(StoppedError):
             while (wait_seconds := self._wait_seconds()) > 0 and not self._closed:
-                self._is_waiting = True
-                self._is_busy.set()
-                if wait_seconds < math.inf:
-                    await self._clock.sleep(min(wait_seconds, MOST_LOOK_SECONDS))
-                else:
-                    self._more_room.clear()
-                    await self._more_room.wait()
-        self._is_waiting = False
+                await self._wait(wait_seconds)
         self._entered += 1
         self._entered_at = self._clock.monotonic()
 
@@ -103,15 +96,30 @@ class Pacer:
         """Sleep between two requests, with the place given to others meanwhile.
 
         Raises:
-            StoppedError: the worker stopped.
+            StoppedError: the worker stopped, or it has no part any more: another one may make the next request.
         """
         self.leave()
         try:
             await self._clock.sleep(seconds)
-        except BaseException:
-            self._entered += 1  # it is left once more
-            raise
-        await self.enter()
+            while (wait_seconds := self._wait_seconds()) > 0:
+                if self._closed or self.has_no_part:
+                    raise StoppedError
+                await self._wait(wait_seconds)
+            self._entered_at = self._clock.monotonic()
+        finally:
+            self._entered += 1  # it is left once more in any case
+
+    async def _wait(self, seconds: float) -> None:
+        self._waiting += 1
+        self._is_busy.set()
+        try:
+            if seconds < math.inf:
+                await self._clock.sleep(min(seconds, MOST_LOOK_SECONDS))
+            else:
+                self._more_room.clear()
+                await self._more_room.wait()
+        finally:
+            self._waiting -= 1
 
     def look_first(self) -> None:
         """Nothing may be sent for now: when it may, the pace will be another."""
@@ -146,13 +154,12 @@ class Pacer:
         throttled = any(isinstance(outcome, Throttled) for outcome in outcomes)
         if throttled:
             self._forget_limits()
-        signals = self._signals
-        self._signals = replace(
-            signals,
-            failed=signals.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
-            throttled=signals.throttled or throttled,
-            slow=signals.slow or (is_well and self._latencies[kind].is_rising),
-            full=signals.full or (is_well and is_full),
+        so_far = self._signals
+        self._signals = Signals(
+            failed=so_far.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
+            throttled=so_far.throttled or throttled,
+            slow=so_far.slow or (is_well and self._latencies[kind].is_rising),
+            full=so_far.full or (is_well and is_full),
         )
 
     async def run(self) -> None:
@@ -160,7 +167,7 @@ class Pacer:
         with contextlib.suppress(StoppedError):
             while True:
                 await self._is_busy.wait()
-                if self._under_way == 0 and not self._is_waiting and self._share > 0:
+                if self._under_way == 0 and self._waiting == 0 and self._share > 0:
                     self._is_busy.clear()
                 with contextlib.suppress(DatabaseError):
                     await self._look()
@@ -242,7 +249,8 @@ class PacedGateway:
         if prepared.request is None:
             return prepared
         table, count = operations[0].source_table, len(prepared.places)
-        return replace(prepared, request=_PacedRequest(self._pacer, self._clock, prepared.request, table, count))
+        request = _PacedRequest(self._pacer, self._clock, prepared.request, table, count)
+        return Prepared(request, prepared.places, prepared.instead)
 
     async def renew_token(self) -> None:
         """As the gateway's."""

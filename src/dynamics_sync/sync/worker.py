@@ -23,10 +23,10 @@ from dynamics_sync.sync.ports import Outbox
 from dynamics_sync.sync.ready import Ready
 from dynamics_sync.sync.service import HLFDynamicsSyncService, Results
 
-SETTLE_LINGER_SECONDS = 0.04
+SETTLE_LINGER_SECONDS = 0.08
 """How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
 
-READY_SECONDS = 0.2
+READY_SECONDS = 0.4
 """For how long the records that wait for their turn should last, at the speed at which they leave."""
 
 DROWSY_SECONDS = 0.01
@@ -38,6 +38,10 @@ REST_SECONDS = 1.0
 
 KEEP_SECONDS = 5.0
 """How often a worker looks whether its leases last."""
+
+CLAIM_TRUST_SECONDS = 1.0
+"""For how long a healthy circuit is reason enough to claim without another look: each claim brings the next one, and
+each request asks for itself."""
 
 RESEND_SECONDS = 5.0
 """How often a worker looks whether unanswered requests are over."""
@@ -57,7 +61,7 @@ class WorkerSettings:
     @property
     def most_held(self) -> int:
         """Records claimed and not yet settled: a slow database keeps memory bounded (I8)."""
-        return max(16 * self.concurrency, 4 * MOST)
+        return max(16 * self.concurrency, 10 * MOST)
 
 
 class Worker:
@@ -152,7 +156,7 @@ class Worker:
             return 0.0
         came_back, self._came_back = self._came_back, False
         self.wake.clear()
-        if not self._breaker.believes_healthy:
+        if not self._breaker.was_healthy(CLAIM_TRUST_SECONDS):
             reading = await self._breaker.look()
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 self._pacer.look_first()
@@ -222,11 +226,11 @@ class Worker:
         return 1 if self._cautious else self._leases.most_together(source_table)
 
     def _look_ahead(self) -> None:
-        """After a claim: how many may be ready from now on, by how fast they left since the one before. Enough for two
-        full requests, so that one can be filled while the other is taken."""
+        """After a claim: how many may be ready from now on, by how fast they left since the one before. Enough for four
+        full requests, so that two are sent while the database is asked for two more."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
+        wanted = max(self._settings.concurrency, 4 * self._largest, round(leaving))
         self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
@@ -245,6 +249,7 @@ class Worker:
             sender = asyncio.create_task(self._bring_home(operations))
             self._senders.add(sender)
             sender.add_done_callback(self._is_home)
+            await asyncio.sleep(0)  # a full request is much work: the database is asked for the next records meanwhile
 
     def _is_home(self, sender: asyncio.Task[None]) -> None:
         self._senders.discard(sender)
@@ -278,6 +283,8 @@ class Worker:
         if arrived:
             self._settle_soon(arrived)
         others = [(operation, result) for operation, result in results if not isinstance(result, Applied)]
+        if not others:
+            return
         try:
             await asyncio.gather(*(self._release(operation, result) for operation, result in others))
         finally:

@@ -21,9 +21,10 @@ create table dynamics_sync.outbox (
   lease_owner text,
   lease_until timestamptz,
   primary key (target, source_table, record_key)
-) with (fillfactor = 70);
+) with (fillfactor = 40);
 
--- Claim order: least tried first, then oldest. Leases are not indexed, so that claiming moves no index entry.
+-- Claim order: least tried first, then oldest. Leases are not indexed, and each page has room for all its rows once
+-- more: so claiming a whole page makes no index entry.
 create index outbox_claim_order on dynamics_sync.outbox (target, attempts, enqueued_at);
 
 -- What Dynamics was last known to hold. `payload_hash` is a digest of what was written there last; null where something
@@ -63,6 +64,13 @@ create table dynamics_sync.circuit (
   paused_until timestamptz,
   generation bigint not null default 0,
   revision bigint not null default 0
+);
+
+-- Which environment of Dynamics a target stands for: its address, as noted when it was first served.
+create table dynamics_sync.environments (
+  target text primary key,
+  address text not null,
+  noted_at timestamptz not null default clock_timestamp()
 );
 
 -- Who attends to a target: until when a worker looks at its outbox again without being woken, and until when somebody
@@ -383,6 +391,9 @@ set search_path = ''
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
+declare
+  found_rows bigint;
+  changed_rows bigint;
 begin
   return query
     with done as (
@@ -409,6 +420,10 @@ begin
       ) as is_known
     )
     select gone.id, 'gone', gone.source_table, gone.record_key from gone where (select count(*) from noted) >= 0;
+  get diagnostics found_rows = row_count;
+  if found_rows = cardinality(ids) then
+    return;
+  end if;
   -- A statement of its own: together with the deletion it would race with the trigger's upsert.
   return query
     with changed as (
@@ -423,6 +438,10 @@ begin
     update dynamics_sync.outbox o set lease_owner = null, lease_until = null
     where o.id = any(array(select changed.id from changed))
     returning o.id, 'changed', o.source_table, o.record_key;
+  get diagnostics changed_rows = row_count;
+  if found_rows + changed_rows = cardinality(ids) then
+    return;
+  end if;
   return query
     select still.id, 'locked', null::text, null::text from dynamics_sync.still_claimed(ids, claims) as still (id);
 end
