@@ -86,6 +86,8 @@ class Promises:
         self._silent_from = self._silent_until = 0.0
         """Dynamics asked for silence."""
         self._has_probe_succeeded = False
+        self._uncertain: set[tuple[str, str | None]] = set()
+        """Records, and their claims, of requests that nobody knows the effect of."""
         self._unwell: Counter[int] = Counter()
         """Requests that left in each generation of the circuit, without those that were answered well."""
         self._refused_together: set[tuple[str, str | None]] = set()
@@ -98,8 +100,15 @@ class Promises:
         self.settled_by_person.discard(key)
 
     def check(self) -> None:
-        """I1: each committed change is in the outbox, in an open queue entry, or applied in its newest state."""
+        """I1: each committed change is in the outbox, in an open queue entry, or applied in its newest state; what may
+        have been written is kept in mind by whoever lets go of it."""
         database = self._database
+        for key, claim in [*self._uncertain]:
+            row = database.outbox.get(key)
+            if row is None or row.lease_owner != claim:
+                self._uncertain.remove((key, claim))
+                if key not in database.unanswered:
+                    self.violate(f"I1 {key} may have been written, and nobody keeps it in mind")
         for key, state in self.committed.items():
             if key in database.outbox or key in database.open_entries or key in database.unanswered:
                 continue
@@ -163,9 +172,12 @@ class Promises:
         flight.has_ended = True
         if flight.process.is_dead:
             return
-        is_refused = isinstance(said, Answer) and said.status in REFUSALS
-        if is_refused and flight.is_together and self._now() < flight.given_up_at:
-            self._refused_together |= flight.leases
+        if self._now() < flight.given_up_at:
+            if flight.is_together and isinstance(said, Answer) and said.status in REFUSALS:
+                self._refused_together |= flight.leases
+            broke_off = flight.one_by_one and isinstance(said, Answer) and said.status == 503
+            if broke_off or said == Transient("connection_reset"):
+                self._uncertain |= flight.leases
         if isinstance(said, Answer) and said.status == 429:
             self._silent_from = self._now()
             self._silent_until = self._silent_from + (said.retry_after_seconds or 0.0)
