@@ -148,7 +148,8 @@ class Promises:
         self._flights.append(flight)
 
     def check_circuit(self, before: Circuit, after: Circuit) -> None:
-        """R3, R5, R11: a request counts once; a circuit closes by a probe that succeeded, or by a person; it is probed after a whole cool-down."""
+        """R3, R5, R11: a failed request counts once; a circuit closes by a probe that succeeded, or by a person; it is
+        probed after a whole cool-down."""
         if before.state is CircuitState.CLOSED and after.failure_count > self._unwell[before.generation]:
             self.violate(f"R3 {self._unwell[before.generation]} requests count as {after.failure_count} failures")
         closes = before.state is not CircuitState.CLOSED and after.state is CircuitState.CLOSED
