@@ -70,17 +70,8 @@ class Mood(StrEnum):
 
 DYNAMICS_MOODS = (
     *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.THROTTLES, Mood.SILENT, Mood.LATE),
-    *(
-        Mood.LATE,
-        Mood.SLOW,
-        Mood.RESETS,
-        Mood.LOSES_ANSWERS,
-        Mood.LOSES_ANSWERS,
-        Mood.GARBLES,
-        Mood.UNAUTHORIZED,
-        Mood.CUT_OFF,
-    ),
-    Mood.TOO_MUCH,
+    *(Mood.LATE, Mood.SLOW, Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES),
+    *(Mood.UNAUTHORIZED, Mood.CUT_OFF, Mood.TOO_MUCH),
 )
 DATABASE_MOODS = (
     *(Mood.DOWN, Mood.SLOW, Mood.SLOW, Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.CUT_OFF),
