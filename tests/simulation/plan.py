@@ -69,9 +69,9 @@ class Mood(StrEnum):
 
 
 DYNAMICS_MOODS = (
-    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.SILENT, Mood.LATE, Mood.LATE, Mood.SLOW),
-    *(Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES, Mood.UNAUTHORIZED, Mood.CUT_OFF),
-    Mood.TOO_MUCH,
+    *(Mood.DOWN, Mood.DOWN, Mood.REFUSES, Mood.REFUSES, Mood.THROTTLES, Mood.THROTTLES, Mood.SILENT, Mood.LATE),
+    *(Mood.LATE, Mood.SLOW, Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.GARBLES),
+    *(Mood.UNAUTHORIZED, Mood.CUT_OFF, Mood.TOO_MUCH),
 )
 DATABASE_MOODS = (
     *(Mood.DOWN, Mood.SLOW, Mood.SLOW, Mood.RESETS, Mood.LOSES_ANSWERS, Mood.LOSES_ANSWERS, Mood.CUT_OFF),
@@ -125,8 +125,8 @@ MEETINGS: tuple[tuple[tuple[Kind, Mood | None], tuple[Kind, Mood | None], tuple[
     ((Kind.DYNAMICS, Mood.DOWN), (Kind.UNDO, None), (Point.REQUEST_FOR_MANY,)),
     ((Kind.DYNAMICS, Mood.LOSES_ANSWERS), (Kind.UNDO, None), (Point.REQUEST,)),
 )
-"""Two kinds of trouble that are worse together, and where the first one strikes. The second one follows at the same
-place, or comes when it comes."""
+"""Two kinds of trouble that are worse together, and where the first one strikes. A mood just lasts; else the second
+one mostly follows at the same place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ def _troubles(random: Random, changes: list[Action], keys: list[str], workers: i
         troubles = [strike(*first, points) for _ in range(random.choice((1, 1, 2, 3)))]
         for other in [strike(*second, (None,)) for _ in range(random.choice((1, 1, 2)))]:
             one = random.choice(troubles)
-            if random.random() < 0.6:
+            if other.mood is None and random.random() < 0.8:
                 delay = random.choice((0.0, 0.3, 1.0, 3.0)) * random.random()
                 other = replace(other, at=one.at, worker=one.worker, point=one.point, passes=one.passes, delay=delay)
             troubles.append(other)
@@ -291,7 +291,7 @@ def _trouble(random: Random, at: float, kind: Kind, mood: Mood | None, keys: lis
         case Kind.CRASH | Kind.CANCEL | Kind.SHUT_DOWN:
             return Action(at, kind, worker=worker, seconds=random.uniform(0.05, 4))
         case Kind.PAUSE:
-            seconds = random.choice((0.3, 2.0, 2.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
+            seconds = random.choice((0.3, 2.0, 4.0, 8.0, 8.0)) * random.uniform(0.7, 1.3)
             return Action(at, kind, worker=worker, seconds=seconds)
         case Kind.CLOCK:
             return Action(at, kind, worker=worker, seconds=random.choice((-3600.0, -10.0, 10.0, 3600.0)))

@@ -1,5 +1,6 @@
 """What must always hold, checked at every step of a history; `docs/guarantees.md` says it for people."""
 
+from collections import Counter
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,6 +37,8 @@ class Flight:
     """Each record stands by itself; else all are written or none."""
     leases: Set[tuple[str, str | None]] = frozenset()
     """Its records, each with the claim that it left under."""
+    generation: int = 0
+    """The circuit's, when it left."""
     has_ended: bool = False
 
     @property
@@ -83,6 +86,10 @@ class Promises:
         self._silent_from = self._silent_until = 0.0
         """Dynamics asked for silence."""
         self._has_probe_succeeded = False
+        self._uncertain: set[tuple[str, str | None]] = set()
+        """Records, and their claims, of requests that nobody knows the effect of."""
+        self._unwell: Counter[int] = Counter()
+        """Requests that left in each generation of the circuit, without those that were answered well."""
         self._refused_together: set[tuple[str, str | None]] = set()
         """Records of requests that were refused as a whole, and their claims: whoever still holds one knows of it."""
 
@@ -93,8 +100,15 @@ class Promises:
         self.settled_by_person.discard(key)
 
     def check(self) -> None:
-        """I1: each committed change is in the outbox, in an open queue entry, or applied in its newest state."""
+        """I1: each committed change is in the outbox, in an open queue entry, or applied in its newest state; what may
+        have been written is kept in mind by whoever lets go of it."""
         database = self._database
+        for key, claim in [*self._uncertain]:
+            row = database.outbox.get(key)
+            if row is None or row.lease_owner != claim:
+                self._uncertain.remove((key, claim))
+                if key not in database.unanswered:
+                    self.violate(f"I1 {key} may have been written, and nobody keeps it in mind")
         for key, state in self.committed.items():
             if key in database.outbox or key in database.open_entries or key in database.unanswered:
                 continue
@@ -119,6 +133,8 @@ class Promises:
         if flight.is_together and not flight.leases.isdisjoint(self._refused_together):
             self.violate(f"R10 a request that was refused together leaves together again: {key}")
         circuit = self._database.circuit
+        flight.generation = circuit.generation
+        self._unwell[circuit.generation] += 1
         if circuit.state is CircuitState.HALF_OPEN and under_way:
             self.violate("I4 a request leaves while a probe is under way")
         if circuit.state is CircuitState.OPEN and self._has_begun(circuit.opened_at):
@@ -132,7 +148,10 @@ class Promises:
         self._flights.append(flight)
 
     def check_circuit(self, before: Circuit, after: Circuit) -> None:
-        """R5, R11: a circuit closes by a probe that succeeded, or by a person; it is probed after a whole cool-down."""
+        """R3, R5, R11: a failed request counts once; a circuit closes by a probe that succeeded, or by a person; it is
+        probed after a whole cool-down."""
+        if before.state is CircuitState.CLOSED and after.failure_count > self._unwell[before.generation]:
+            self.violate(f"R3 {self._unwell[before.generation]} requests count as {after.failure_count} failures")
         closes = before.state is not CircuitState.CLOSED and after.state is CircuitState.CLOSED
         if closes and (before.state is CircuitState.OPEN or not self._has_probe_succeeded):
             self.violate("R5 the circuit closes although no probe succeeded")
@@ -154,9 +173,12 @@ class Promises:
         flight.has_ended = True
         if flight.process.is_dead:
             return
-        is_refused = isinstance(said, Answer) and said.status in REFUSALS
-        if is_refused and flight.is_together and self._now() < flight.given_up_at:
-            self._refused_together |= flight.leases
+        if self._now() < flight.given_up_at:
+            if flight.is_together and isinstance(said, Answer) and said.status in REFUSALS:
+                self._refused_together |= flight.leases
+            broke_off = flight.one_by_one and isinstance(said, Answer) and said.status == 503
+            if broke_off or said == Transient("connection_reset"):
+                self._uncertain |= flight.leases
         if isinstance(said, Answer) and said.status == 429:
             self._silent_from = self._now()
             self._silent_until = self._silent_from + (said.retry_after_seconds or 0.0)
@@ -166,6 +188,8 @@ class Promises:
         else:
             self._succeeded_at = self._now()
             self._has_probe_succeeded |= flight.is_probe
+            if self._succeeded_at < flight.given_up_at:
+                self._unwell[flight.generation] -= 1
 
     def _has_begun(self, moment: datetime | None) -> bool:
         return moment is not None and moment <= self._database.now()

@@ -17,13 +17,8 @@ SEEDS = 5_000
 HISTORIES = 3_000
 
 SHOWN_BY = {
-    "asks the breaker before it gets ready": 2278,
-    "believes a healthy circuit for long": 1332,
-    "forgets requests of workers that died": 1353,
-    "counts a failed request once for each record": 1677,
-    "mixes up the records of a batch": 1205,
-    "believes what dynamics held before an unanswered request": 2303,
-    "believes what dynamics holds whatever failed": 812,
+    "probes with many records": 765,
+    "sends on a permit of any age": 843,
 }
 """Seeds that show bugs which few do: they are tried first, and the others where histories have changed since."""
 
@@ -78,4 +73,4 @@ def test_a_failing_history_is_made_short_and_told() -> None:
         told = io.StringIO()
         assert show(shortest, Console(file=told, width=160))
     assert "I1" in told.getvalue()
-    assert "is lost" in told.getvalue()
+    assert "nobody keeps it in mind" in told.getvalue()
