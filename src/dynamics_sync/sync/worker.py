@@ -26,7 +26,7 @@ from dynamics_sync.sync.service import HLFDynamicsSyncService, Results
 SETTLE_LINGER_SECONDS = 0.08
 """How long an arrival waits to be settled together with others that are on their way: one transaction for many."""
 
-READY_SECONDS = 0.4
+READY_SECONDS = 0.2
 """For how long the records that wait for their turn should last, at the speed at which they leave."""
 
 DROWSY_SECONDS = 0.01
@@ -61,7 +61,7 @@ class WorkerSettings:
     @property
     def most_held(self) -> int:
         """Records claimed and not yet settled: a slow database keeps memory bounded (I8)."""
-        return max(16 * self.concurrency, 10 * MOST)
+        return max(16 * self.concurrency, 4 * MOST)
 
 
 class Worker:
@@ -226,11 +226,11 @@ class Worker:
         return 1 if self._cautious else self._leases.most_together(source_table)
 
     def _look_ahead(self) -> None:
-        """After a claim: how many may be ready from now on, by how fast they left since the one before. Enough for four
-        full requests, so that two are sent while the database is asked for two more."""
+        """After a claim: how many may be ready from now on, by how fast they left since the one before. Enough for two
+        full requests, so that one can be filled while the other is taken."""
         now = self._clock.monotonic()
         leaving = self._taken * READY_SECONDS / max(now - self._taken_since, 0.001)
-        wanted = max(self._settings.concurrency, 4 * self._largest, round(leaving))
+        wanted = max(self._settings.concurrency, 2 * self._largest, round(leaving))
         self._most_ready = min(wanted, self._settings.most_held)
         self._taken, self._taken_since = 0, now
 
