@@ -174,6 +174,7 @@ select case
     when query ilike '%%dynamics_sync.settle(%%' then 'settle'
     when query ilike '%%set_config(%%' then 'become service_role'
     when query ilike '%%from "public"."certifications"%%' then 'read rows'
+    when query ilike 'begin%%' or query ilike 'commit%%' then 'begin and commit'
     else query
   end as what, sum(calls)::int
 from pg_stat_statements
@@ -204,4 +205,5 @@ async def test_a_healthy_circuit_costs_no_round_trip_per_request(counting_server
     Console().print(table)
     # A slow machine makes smaller batches and looks more often; a look for each request would be a thousand, in a
     # transaction of its own.
-    assert max(counts.values()) <= RECORDS / 2
+    assert counts["circuit"] <= RECORDS / 2
+    assert sum(counts.values()) <= RECORDS
