@@ -18,7 +18,7 @@ from dynamics_sync.web.webhooks import Webhooks
 
 
 def quickest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes an event loop: uvloop's, a fifth of a worker's time less; Python's own where there is none."""
+    """What makes an event loop: uvloop's, a seventh of a worker's time less; Python's own where there is none."""
     try:
         import uvloop
     except ImportError:

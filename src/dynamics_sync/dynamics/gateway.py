@@ -21,7 +21,7 @@ class DataverseGateway:
         self._api = api
         self._tokens = tokens
         self._records = records
-        self._tables = {table.source: table for table in mapping.tables}
+        self._mapping = mapping
         self._bundling = bundling
 
     def most_together(self, source_table: str) -> int:
@@ -31,7 +31,7 @@ class DataverseGateway:
     async def prepare(self, operations: Sequence[SyncOperation], *, one_by_one: bool = False) -> Prepared:
         """Read the records' rows, and have a token. Raises only if rows cannot be read."""
         source = operations[0].source_table
-        table = self._tables.get(source)
+        table = self._mapping.table(source)
         if table is None:
             unknown = Unsendable("mapping.unknown_table", source)
             return Prepared(instead=dict.fromkeys(range(len(operations)), unknown))

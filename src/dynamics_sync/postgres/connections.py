@@ -109,7 +109,16 @@ async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
         raise translated(error) from None
 
 
-async def one_value(pool: Pool, query: LiteralString, parameters: Sequence[object] | Mapping[str, object] = ()) -> Any:
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+async def all_rows(pool: Pool, query: LiteralString, parameters: Parameters = ()) -> list[TupleRow]:
+    """The rows of a statement that is a transaction of its own."""
+    async with transaction(pool) as connection:
+        return await (await connection.execute(query, parameters)).fetchall()
+
+
+async def one_value(pool: Pool, query: LiteralString, parameters: Parameters = ()) -> Any:
     """The first value of the first row; None if there is no row."""
     async with transaction(pool) as connection:
         row = await (await connection.execute(query, parameters)).fetchone()

@@ -1,12 +1,12 @@
 """The inbox in PostgreSQL: deliveries are stored, claimed under leases and settled."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
 from dynamics_sync.core.incoming import OPEN_STATUSES, InboxStatus
-from dynamics_sync.postgres.connections import Pool, one_trip, transaction
+from dynamics_sync.postgres.connections import Pool, all_rows, one_trip, transaction
 from dynamics_sync.sync.inbox_ports import ClaimedDelivery, Delivery
 
 AT_MOST_50_MS = """
@@ -123,7 +123,7 @@ class PostgresInbox:
             "limit": limit,
             "lease_seconds": lease_seconds,
         }
-        rows = await self._rows(CLAIM, parameters)
+        rows = await all_rows(self._pool, CLAIM, parameters)
         return sorted((ClaimedDelivery(row[0], claim_id, *row[1:]) for row in rows), key=lambda each: each.id)
 
     async def release(self, claimed: ClaimedDelivery, wait_seconds: float, *, failures: int = 0) -> None:
@@ -158,17 +158,13 @@ class PostgresInbox:
             "record_id": record_id,
             "source_table": source_table,
         }
-        rows = await self._rows(KNOWN_KEY, parameters)
+        rows = await all_rows(self._pool, KNOWN_KEY, parameters)
         return rows[0][0] if rows else None
 
     async def forget_old(self) -> None:
         """Delete what was settled long ago."""
         async with transaction(self._pool) as connection:
             await connection.execute(FORGET, [RETENTION_DAYS])
-
-    async def _rows(self, query: Any, parameters: Parameters | Sequence[Any]) -> list[tuple[Any, ...]]:
-        async with transaction(self._pool) as connection:
-            return await (await connection.execute(query, parameters)).fetchall()
 
 
 def settlement(

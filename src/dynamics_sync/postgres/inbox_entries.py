@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 
 from dynamics_sync.core.incoming import OPEN_STATUSES, REPLAYABLE_STATUSES, InboxStatus
 from dynamics_sync.postgres.audit import Operator, note
-from dynamics_sync.postgres.connections import Pool, transaction
+from dynamics_sync.postgres.connections import Pool, all_rows, transaction
 
 OF_TARGET = "(%(target)s::text is null or target = %(target)s)"
 
@@ -95,7 +95,7 @@ class PostgresInboxEntries:
 
     async def counts(self) -> dict[str, int]:
         """Deliveries by status, and conflicts."""
-        return dict(await self._rows(COUNT, {"target": self._target}))
+        return dict(await all_rows(self._pool, COUNT, {"target": self._target}))
 
     async def entries(
         self, statuses: Collection[InboxStatus] = OPEN_STATUSES, entry_id: int | None = None, limit: int = 1000
@@ -111,7 +111,7 @@ class PostgresInboxEntries:
 
     async def conflicts(self, limit: int, inbox_id: int | None = None) -> list[ConflictEntry]:
         """The latest, newest first."""
-        rows = await self._rows(CONFLICTS, {"target": self._target, "limit": limit, "inbox_id": inbox_id})
+        rows = await all_rows(self._pool, CONFLICTS, {"target": self._target, "limit": limit, "inbox_id": inbox_id})
         return [ConflictEntry(*row) for row in rows]
 
     async def replay(self, entry_id: int | None, operator: Operator) -> list[int]:
@@ -125,7 +125,3 @@ class PostgresInboxEntries:
 
     def _chosen(self, statuses: Collection[InboxStatus], entry_id: int | None) -> dict[str, Any]:
         return {"target": self._target, "id": entry_id, "statuses": [str(status) for status in statuses]}
-
-    async def _rows(self, query: Any, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        async with transaction(self._pool) as connection:
-            return await (await connection.execute(query, parameters)).fetchall()

@@ -61,8 +61,6 @@ LOCKED_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 Operations = Sequence[SyncOperation]
 
-_TYPES = {str(each): each for each in OperationType}
-
 
 @dataclass(frozen=True, slots=True)
 class _Release:
@@ -186,7 +184,7 @@ class PostgresOutbox:
         return SyncOperation(
             source_table=source_table,
             record_key=record_key,
-            operation_type=_TYPES[operation_type],
+            operation_type=OperationType(operation_type),
             version=version,
             attempts=attempts,
             target=self._target,

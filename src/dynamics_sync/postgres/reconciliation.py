@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from dynamics_sync.core.comparison import Finding
-from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, transaction
+from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection, Pool, all_rows, transaction
 from dynamics_sync.postgres.outbox import SEND_AGAIN
 from dynamics_sync.postgres.reconciliation_turns import KEEP, Turn
 from dynamics_sync.sync.reconciliation import (
@@ -147,15 +147,15 @@ class PostgresReconciliation:
 
     async def now(self) -> datetime:
         """The database's clock."""
-        ((now,),) = await self._rows("select clock_timestamp()", {})
+        ((now,),) = await all_rows(self._pool, "select clock_timestamp()", {})
         return now  # type: ignore[no-any-return]
 
     async def next_run(self) -> int:
-        ((run,),) = await self._rows("select nextval('dynamics_sync.reconciliation_run')", {})
+        ((run,),) = await all_rows(self._pool, "select nextval('dynamics_sync.reconciliation_run')", {})
         return int(run)
 
     async def load(self, source_table: str) -> Progress | None:
-        rows = await self._rows(LOAD, [self._target, source_table])
+        rows = await all_rows(self._pool, LOAD, [self._target, source_table])
         return _progress(rows[0]) if rows else None
 
     async def forget(self, source_tables: Sequence[str]) -> None:
@@ -179,14 +179,14 @@ class PostgresReconciliation:
             await connection.execute(FORGET_OLDER, self._of(progress))
 
     async def fingerprints(self, progress: Progress, keys: Sequence[str]) -> Mapping[str, str | None]:
-        return dict(await self._rows(FINGERPRINTS, self._of(progress) | {"keys": list(keys)}))
+        return dict(await all_rows(self._pool, FINGERPRINTS, self._of(progress) | {"keys": list(keys)}))
 
     async def seen_after(self, progress: Progress, limit: int) -> Sequence[Seen]:
         parameters = self._of(progress) | {"after": progress.after or "", "limit": limit}
-        return [Seen(*row) for row in await self._rows(SEEN_AFTER, parameters)]
+        return [Seen(*row) for row in await all_rows(self._pool, SEEN_AFTER, parameters)]
 
     async def was_seen(self, progress: Progress, record_id: str) -> bool | None:
-        rows = await self._rows(WAS_SEEN, self._of(progress) | {"id": record_id})
+        rows = await all_rows(self._pool, WAS_SEEN, self._of(progress) | {"id": record_id})
         return bool(rows[0][0]) if rows else None
 
     async def on_their_way(self, source_table: str, keys: Sequence[str], since: datetime | None) -> set[str]:
@@ -208,18 +208,18 @@ class PostgresReconciliation:
     async def repair(self, progress: Progress, limit: int) -> int:
         """A transaction for each: a user's transaction that changes many records never waits for one that waits for
         it."""
-        due = await self._rows(UNREPAIRED, self._of(progress) | {"limit": limit})
+        due = await all_rows(self._pool, UNREPAIRED, self._of(progress) | {"limit": limit})
         for key, kind in due:
             record = [self._target, progress.source_table, key]
             async with transaction(self._pool) as connection:
                 await connection.execute(SEND_AGAIN, [*record, "delete" if kind == "extra" else "upsert"])
                 await connection.execute(REPAIRED, record)
         if due:
-            await self._rows(WAKE_WORKERS, [self._target])
+            await all_rows(self._pool, WAKE_WORKERS, [self._target])
         return len(due)
 
     async def report(self, progress: Progress) -> TableReport:
-        ((missing, different, extra, repaired),) = await self._rows(COUNT, self._of(progress))
+        ((missing, different, extra, repaired),) = await all_rows(self._pool, COUNT, self._of(progress))
         return TableReport(
             progress.source_table,
             compared=progress.compared,
@@ -234,7 +234,7 @@ class PostgresReconciliation:
     async def findings(self, sources: Sequence[str] | None = None, limit: int = 1000) -> list[StoredFinding]:
         """What differed when it was last looked at, by table and key."""
         parameters = {"target": self._target, "sources": None if sources is None else list(sources), "limit": limit}
-        rows = await self._rows(FINDINGS, parameters)
+        rows = await all_rows(self._pool, FINDINGS, parameters)
         return [
             StoredFinding(source, key, kind, tuple(attributes), found_at, repaired_at)
             for source, key, kind, attributes, found_at, repaired_at in rows
@@ -268,10 +268,6 @@ class PostgresReconciliation:
 
     def _of(self, progress: Progress) -> dict[str, Any]:
         return {"target": self._target, **asdict(progress)}
-
-    async def _rows(self, query: Any, parameters: Any) -> list[tuple[Any, ...]]:
-        async with transaction(self._pool) as connection:
-            return await (await connection.execute(query, parameters)).fetchall()
 
 
 def _finding(finding: Finding) -> dict[str, object]:
