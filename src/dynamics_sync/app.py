@@ -26,7 +26,7 @@ from dynamics_sync.dynamics.tokens import Tokens, token_request
 from dynamics_sync.dynamics.web_api import WebApi
 from dynamics_sync.inbox import make_inbox
 from dynamics_sync.postgres.connections import transaction
-from dynamics_sync.postgres.environments import check_environment
+from dynamics_sync.postgres.environments import check_environment, check_nobody_else
 from dynamics_sync.postgres.listener import listen
 from dynamics_sync.postgres.migrate import check_schema
 from dynamics_sync.postgres.records import PostgresRecords
@@ -191,11 +191,15 @@ async def beside(*jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def check_target(settings: Settings, stores: Stores) -> None:
-    """Make sure that the name of the target means the environment that it always meant in this database.
+    """Make sure that the name of the target means the environment that it always meant in this database, and is left to
+    no simulator, which the settings mean where they name no Dynamics.
 
     Raises:
         ConfigurationError: it means another one; the message says what to do.
     """
+    if settings.dynamics_url is None:
+        await check_nobody_else(stores.pool, settings.target)
+        return
     url, _ = dynamics_of(settings)
     await check_environment(stores.pool, settings.target, urlsplit(url).netloc.rpartition("@")[2].lower())
 

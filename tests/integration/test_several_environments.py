@@ -156,6 +156,7 @@ async def test_a_name_stands_for_one_environment(database: str, command: Run) ->
         wrong = f"the target dynamics is the Dynamics environment {eu.simulator.url.removeprefix('http://')}"
         refused(await command("reconcile", **against(us)), wrong, "DYNAMICS_SYNC_TARGET")
         refused(await command("run", "--no-web", **against(us)), wrong)
+        refused(await command("run", "--no-web"), wrong, "DYNAMICS_SYNC_DYNAMICS_URL", "simulator")
         assert (await command("reconcile", **against(us, target=US))).returncode == 0
         assert await us.writes() == []
 

@@ -43,8 +43,7 @@ async def run_until_stopped(settings: Settings, url: str, *, web: bool, worker: 
         app.open_engine(completed, url) as engine,
         _webhooks(completed, url, web, engine) as webhooks,
     ):
-        if completed is settings:  # a simulator has a new address each time
-            await app.check_target(settings, engine.stores)
+        await app.check_target(settings, engine.stores)
         await check_dynamics(engine.gateway)
         server = app.web_server(engine.stores, engine.tokens, webhooks) if web else None
         await _serve(completed, server, engine if worker else None)

@@ -57,3 +57,20 @@ async def check_environment(pool: Pool, target: str, address: str) -> None:
             f"dynamics_sync.environments where target = '{target}'`, start again, and resync its tables unless it "
             "holds the same records."
         )
+
+
+async def check_nobody_else(pool: Pool, target: str) -> None:
+    """Make sure that a simulator takes the place of no environment: its answers would count as arrivals.
+
+    Raises:
+        ConfigurationError: the target stands for an environment.
+    """
+    async with transaction(pool) as connection:
+        row = await (await connection.execute(KNOWN, {"target": target})).fetchone()
+    if row is not None:
+        raise ConfigurationError(
+            f"In this database the target {target} is the Dynamics environment {row[0]}, but no "
+            "DYNAMICS_SYNC_DYNAMICS_URL is set: changes would go to a simulator and be lost. Set it, with the "
+            f"credentials. To try {target} with a simulator all the same, run `delete from dynamics_sync.environments "
+            f"where target = '{target}'`."
+        )

@@ -101,7 +101,7 @@ class Worker:
         self._taken = 0
         self._taken_since = 0.0
         self._senders: set[asyncio.Task[None]] = set()
-        self._none_on_the_way = asyncio.Event()
+        self._settles_now = asyncio.Event()
         self._arrived: list[tuple[SyncOperation, Applied]] = []
         self._settlements: set[asyncio.Task[None]] = set()
         self._cautious = True
@@ -255,7 +255,7 @@ class Worker:
         self._senders.discard(sender)
         self._pacer.leave()
         if not self._senders and not self._ready:
-            self._none_on_the_way.set()
+            self._settles_now.set()
 
     async def _bring_home(self, operations: Sequence[SyncOperation]) -> None:
         """Sync records and record the results. Whatever goes wrong here, the outbox still has the changes."""
@@ -321,17 +321,19 @@ class Worker:
     def _settle_soon(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
         """Settle them together with what arrives in the next moments; at once if nothing will, or while stopping."""
         if not self._arrived:
-            self._none_on_the_way.clear()
+            self._settles_now.clear()
             settlement = asyncio.create_task(self._settle())
             self._settlements.add(settlement)
             settlement.add_done_callback(self._settlements.discard)
         self._arrived += arrived
+        if len(self._arrived) >= MOST:
+            self._settles_now.set()
         if self._cautious:
             self._cautious = False
             self._more_room.set()
 
     async def _settle(self) -> None:
-        await self._clock.sleep_or(self._none_on_the_way, SETTLE_LINGER_SECONDS)
+        await self._clock.sleep_or(self._settles_now, SETTLE_LINGER_SECONDS)
         arrived, self._arrived = self._arrived, []
         try:
             await _persist(lambda: self._outbox.settle(arrived))
