@@ -93,6 +93,18 @@ async def test_records_that_dynamics_refuses_reach_the_queue_and_the_others_arri
         assert all(request["status"] == 200 for request in await batches(on))
 
 
+async def test_what_something_else_answered_is_taken_apart_too(database: str) -> None:
+    """From then on the table goes in small batches; what was on its way stays together."""
+    async with backlog(database, 120) as (on, keys):
+        await on.fault(kind="garbled", method="POST", count=1)
+        await drain(on)
+        (answered,) = await bulks(on)
+        ((told,),) = await on.rows("select record_key from public.dynamics_sync_retry_queue")
+        assert await arrived(on) == set(keys) - {told}
+        first = (await batches(on))[0]
+        assert sorted([told, *first["keys"]]) == sorted(answered["keys"])
+
+
 async def test_where_dynamics_has_no_bulk_message_a_table_goes_in_batches(database: str) -> None:
     async with backlog(database, 60, bulk_messages=False) as (on, keys):
         await drain(on)

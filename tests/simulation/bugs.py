@@ -455,6 +455,18 @@ def sends_what_was_refused_together_together_again() -> Patches:
 
 
 @bug
+def looks_for_what_was_refused_together_by_halves() -> Patches:
+    original = ModelGateway.prepare
+
+    async def prepare(self: ModelGateway, operations: Any, *, one_by_one: bool = False) -> Prepared:
+        some = operations[: (len(operations) + 1) // 2] if one_by_one else operations
+        return await original(self, some, one_by_one=one_by_one)
+
+    with patch.object(ModelGateway, "prepare", prepare):
+        yield
+
+
+@bug
 def believes_what_dynamics_held_before_an_unanswered_request() -> Patches:
     def note(self: Database, key: str) -> None:
         self.unanswered[key] = self.clock() + self.late_seconds

@@ -256,7 +256,8 @@ class ModelGateway:
             return Prepared(instead=instead)
         self._worker.is_prepared = True
         writes = [(operations[place].record_key, rows[place][0]) for place in places]
-        return Prepared(ModelRequest(self._worker, self, writes, one_by_one and len(writes) > 1), places, instead)
+        request = ModelRequest(self._worker, self, writes, one_by_one and len(writes) > 1, self._size)
+        return Prepared(request, places, instead)
 
     def learn(self, outcome: Outcome, count: int) -> None:
         """How large requests may be."""
@@ -289,10 +290,13 @@ class ModelRequest:
     gateway: ModelGateway
     writes: Writes
     one_by_one: bool
+    most: int
+    """As many records would have had room in it."""
 
     async def send(self) -> Sequence[Outcome]:
         self.worker.is_prepared = False
-        flight, answer = self.worker.world.to_dynamics.send(self.worker, self.writes, one_by_one=self.one_by_one)
+        network = self.worker.world.to_dynamics
+        flight, answer = network.send(self.worker, self.writes, one_by_one=self.one_by_one, most=self.most)
         try:
             outcomes = self.outcomes(await answer)
         finally:

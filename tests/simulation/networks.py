@@ -157,7 +157,7 @@ class DynamicsNetwork:
         self.under_way = 0
         """Requests that Dynamics may still carry out, whoever waits for them or not."""
 
-    def send(self, worker: Caller, writes: Writes, *, one_by_one: bool) -> tuple[Flight, Reply]:
+    def send(self, worker: Caller, writes: Writes, *, one_by_one: bool, most: int) -> tuple[Flight, Reply]:
         """A request leaves, for one record or for many, which are written together or one by one. Its answer comes
         back, or one for each of them, unless something happens."""
         world = self._world
@@ -165,7 +165,7 @@ class DynamicsNetwork:
         left_at = world.loop.time()
         given_up_at = left_at + world.knobs.leases.request_seconds
         keys = tuple(key for key, _ in writes)
-        flight = Flight(keys, worker.number, worker.process, left_at, given_up_at, is_probe, one_by_one)
+        flight = Flight(keys, worker.number, worker.process, left_at, given_up_at, is_probe, one_by_one, most)
         self.requests += 1
         world.promises.leave(flight)
         worker.reach(Point.PROBE if is_probe else Point.REQUEST)

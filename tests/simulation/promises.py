@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
@@ -17,6 +17,12 @@ NEWS_SECONDS = 0.6
 
 REFUSALS = (200, 400)
 """After such an answer to all records of a request, each has to be judged by itself."""
+
+DECISIONS = (204, 400, 404)
+"""Such an answer to a record by itself leaves nothing open."""
+
+MOST_EXTRA = 2
+"""Requests that it takes at most to judge each record of one that was refused as a whole."""
 
 GONE = "gone"
 """What Dynamics must hold of a record whose row was deleted: nothing, or an inactive record."""
@@ -35,11 +41,17 @@ class Flight:
     is_probe: bool
     one_by_one: bool
     """Each record stands by itself; else all are written or none."""
+    most: int
+    """As many records would have had room in it."""
     leases: Set[tuple[str, str | None]] = frozenset()
     """Its records, each with the claim that it left under."""
     generation: int = 0
     """The circuit's, when it left."""
     has_ended: bool = False
+    has_decided: bool = False
+    """It was answered, and nothing of it is left open."""
+    extra: "list[Flight]" = field(default_factory=list)
+    """It was refused as a whole: the requests that its records left in afterwards."""
 
     @property
     def is_together(self) -> bool:
@@ -92,6 +104,8 @@ class Promises:
         """Requests that left in each generation of the circuit, without those that were answered well."""
         self._refused_together: set[tuple[str, str | None]] = set()
         """Records of requests that were refused as a whole, and their claims: whoever still holds one knows of it."""
+        self._refused: list[Flight] = []
+        """The same requests, until their records are judged or something hinders that."""
 
     def commit(self, key: str, state: int | None) -> None:
         """A user changed a record."""
@@ -132,6 +146,7 @@ class Promises:
         flight.leases = {(each, outbox[each].lease_owner) for each in flight.keys if each in outbox}
         if flight.is_together and not flight.leases.isdisjoint(self._refused_together):
             self.violate(f"R10 a request that was refused together leaves together again: {key}")
+        self._count_extra(flight)
         circuit = self._database.circuit
         flight.generation = circuit.generation
         self._unwell[circuit.generation] += 1
@@ -146,6 +161,17 @@ class Promises:
             if self._silent_from + NEWS_SECONDS < now < self._silent_until:
                 self.violate(f"R8 a request for {key} leaves although Dynamics asked for silence")
         self._flights.append(flight)
+
+    def _count_extra(self, flight: Flight) -> None:
+        """R10: two more requests judge what was refused as a whole, if they are answered and half of it fits in one."""
+        for refused in [each for each in self._refused if not each.leases.isdisjoint(flight.leases)]:
+            is_large = len(refused.keys) > MOST_EXTRA * flight.most
+            if is_large or not all(each.has_decided for each in refused.extra):
+                self._refused.remove(refused)
+            elif len(refused.extra) == MOST_EXTRA:
+                self.violate(f"R10 {' '.join(refused.keys)} were refused together and take more than two more requests")
+            else:
+                refused.extra.append(flight)
 
     def check_circuit(self, before: Circuit, after: Circuit) -> None:
         """R3, R5, R11: a failed request counts once; a circuit closes by a probe that succeeded, or by a person; it is
@@ -176,6 +202,8 @@ class Promises:
         if self._now() < flight.given_up_at:
             if flight.is_together and isinstance(said, Answer) and said.status in REFUSALS:
                 self._refused_together |= flight.leases
+                self._refused.append(flight)
+            flight.has_decided = isinstance(said, Answer) and said.status in DECISIONS
             broke_off = flight.one_by_one and isinstance(said, Answer) and said.status == 503
             if broke_off or said == Transient("connection_reset"):
                 self._uncertain |= flight.leases

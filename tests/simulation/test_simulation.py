@@ -17,6 +17,7 @@ SEEDS = 5_000
 HISTORIES = 3_000
 
 SHOWN_BY = {
+    "looks for what was refused together by halves": 1058,
     "probes with many records": 765,
     "sends on a permit of any age": 843,
 }

@@ -87,6 +87,16 @@ def test_after_an_answer_in_time_twice_as_many_may_go(outcome: Outcome) -> None:
     assert bundling.size(ONE, Form.APART) == START[Form.APART].size, "each form has its own"
 
 
+def test_a_bulk_message_has_no_more_records_than_one_batch_takes_apart() -> None:
+    bundling = decided()
+    bundling.learn(ONE, Form.BULK, 500, 0.1, Accepted())
+    assert bundling.most_together(ONE) == 1000
+    bundling.learn(ONE, Form.APART, 1000, 50.0, Accepted())
+    assert bundling.most_together(ONE) == bundling.size(ONE, Form.APART) == 400
+    bundling.learn(ONE, Form.APART, 8, 0.1, TooMuch())
+    assert bundling.most_together(ONE) == START[Form.BULK].size, "whatever becomes of batches"
+
+
 def test_where_something_in_between_does_not_know_the_bulk_message_batches_go() -> None:
     bundling = decided()
     bundling.learn(ONE, Form.APART, 8, 0.1, Mismatch())

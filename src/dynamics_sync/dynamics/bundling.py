@@ -59,8 +59,12 @@ class Bundling:
         return self._forms.get(source)
 
     def size(self, source: str, form: Form) -> int:
-        """How many go into one request at present."""
-        return self._sizes[source, form].size
+        """How many go into one request at present. A bulk message has no more than the batch that would take it apart,
+        unless that batch is small even for a start."""
+        size = self._sizes[source, form].size
+        if form is not Form.BULK:
+            return size
+        return min(size, max(self._sizes[source, Form.APART].size, START[Form.BULK].size))
 
     def most_together(self, source: str) -> int:
         """How many are worth to be collected for one request."""

@@ -84,8 +84,8 @@ class DataverseGateway:
     ) -> tuple[Sequence[int], BulkRequest]:
         """The first request that has to be made for these, and for which of them it is."""
         form = None if len(writes) == 1 else self._bundling.form(table.source)
-        if form is Form.BULK and one_by_one:
-            form = Form.APART
+        if form is not None and one_by_one:
+            form = Form.APART  # also where another answer has ended bulk messages meanwhile
         if form is Form.BULK:
             fitting = [place for place, write in writes.items() if BulkUpsert.takes(write.call)]
             if len(fitting) > 1:
