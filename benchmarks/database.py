@@ -3,7 +3,7 @@
 Each has the same table of a user's, `public.certificates`, and rows in it. Making records wait is changing their rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import BenchmarkError, children
 from dynamics_sync.postgres.embedded import EmbeddedPostgres
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -74,6 +74,12 @@ class Server:
     def version(self) -> str:
         """Such as 15.14."""
         return str(Database(self.url).value("show server_version")).split(" ", 1)[0]
+
+    def processes(self) -> Sequence[int]:
+        """All that it has at present."""
+        directory = Path(str(Database(self.url).value("show data_directory")))
+        parent = int((directory / "postmaster.pid").read_text().split()[0])
+        return [parent, *children(parent)]
 
     @contextmanager
     def database(self, name: str, rows: int) -> Iterator[Database]:

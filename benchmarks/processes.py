@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -93,10 +93,44 @@ class Running:
         return said
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def peak_mebibytes(self) -> float:
         """The most memory that it has had resident so far."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+class Cpu:
+    """What processes use of the processors, from now on. What begins later counts in full, what ends before it is asked
+    for does not count."""
+
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
+        self._pids = pids
+        self._before = self._seconds()
+
+    def seconds(self) -> float:
+        """Until now."""
+        return sum(used - self._before.get(pid, 0.0) for pid, used in self._seconds().items())
+
+    def _seconds(self) -> Mapping[int, float]:
+        return {pid: used for pid in self._pids() if (used := _cpu_seconds(pid)) is not None}
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """Of all its threads; None where it has ended."""
+    try:
+        threads = [Path(each, "schedstat").read_text() for each in Path(f"/proc/{pid}/task").iterdir()]
+    except FileNotFoundError:
+        return None
+    return sum(int(thread.split()[0]) for thread in threads) / 1e9
+
+
+def children(pid: int) -> Sequence[int]:
+    """Those that a process has at present."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 class Target:

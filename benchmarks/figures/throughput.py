@@ -8,10 +8,11 @@ from functools import partial
 from benchmarks.database import Database
 from benchmarks.measuring import PATCHES, SDK, Contender, Figure, Stage
 from benchmarks.payload import IN_FLIGHT
-from benchmarks.processes import LONGEST_SECONDS, BenchmarkError, Target, module, result_of
+from benchmarks.processes import LONGEST_SECONDS, BenchmarkError, Cpu, module, result_of
 from benchmarks.workers import Kind, bare_loop, ours, pgqueuer, procrastinate
 
 RATE = "records/s"
+WORKER_CPU, POSTGRES_CPU = "CPU for a record, µs", "CPU of PostgreSQL for a record, µs"
 SETTLING_SECONDS = 0.5
 """From when a worker has begun until it is idle."""
 LOOKS_SECONDS = 0.005
@@ -19,19 +20,22 @@ SDK_SIZE = 1000
 """Records in one bulk request, as many as ours has at most."""
 
 
-def drain(kind: Kind, database: Database, target: Target, count: int, processes: int = 1) -> Mapping[str, float]:
+def drain(stage: Stage, kind: Kind, database: Database, count: int, processes: int = 1) -> Mapping[str, float]:
     """Make records wait for idle workers by one transaction. What counts is from the first request until nothing waits
     any more, settlements included."""
     database.settle()
-    with kind.at_work(database, target, processes), database.connect() as looking:
+    target = stage.target
+    with kind.at_work(database, target, processes) as workers, database.connect() as looking:
         time.sleep(SETTLING_SECONDS)
         target.reset()
         database.run(kind.enqueue.format(first=1, last=count))
+        of_workers, of_postgres = Cpu(lambda: [worker.pid for worker in workers]), Cpu(stage.server.processes)
         began = target.until(count)["first"]
         while (now := time.monotonic()) - began < LONGEST_SECONDS:
             row = looking.execute(kind.waits).fetchone()
             if row == (False,):
-                return {RATE: count / (now - began)}
+                seconds = {WORKER_CPU: of_workers.seconds(), POSTGRES_CPU: of_postgres.seconds()}
+                return {RATE: count / (now - began), **{name: 1e6 * used / count for name, used in seconds.items()}}
             time.sleep(LOOKS_SECONDS)
     raise BenchmarkError("records were left waiting")
 
@@ -42,7 +46,7 @@ def _of_workers(stage: Stage, stack: ExitStack, figure: str, kinds: Sequence[tup
     for number, (kind, count) in enumerate(kinds):
         database = stack.enter_context(stage.server.database(f"{figure}_{number}", count))
         kind.prepare(database)
-        contenders.append(Contender(kind.name, partial(drain, kind, database, stage.target, count)))
+        contenders.append(Contender(kind.name, partial(drain, stage, kind, database, count)))
     return contenders
 
 
@@ -91,7 +95,7 @@ def _workers(stage: Stage) -> Iterator[Sequence[Contender]]:
             ours().prepare(database)
             for processes, name in ((1, "one"), (2, "two")):
                 kind = ours(bulk_size=bulk_size, concurrency=IN_FLIGHT // processes)
-                turn = partial(drain, kind, database, stage.target, count, processes)
+                turn = partial(drain, stage, kind, database, count, processes)
                 contenders.append(Contender(f"{name}, {form}", turn))
         yield contenders
 
