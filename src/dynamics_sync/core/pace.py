@@ -51,7 +51,7 @@ class Pace:
     """Counts changes, for compare-and-set."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Signals:
     """What one worker heard since it looked at the pace last."""
 

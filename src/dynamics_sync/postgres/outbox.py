@@ -56,6 +56,8 @@ insert into dynamics_sync.attempts
 values (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 
+_TYPES = {str(each): each for each in OperationType}
+
 LOCKED_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """How long a claimed record is kept for a user's transaction on it to end, before it is left to its lease."""
 
@@ -184,7 +186,7 @@ class PostgresOutbox:
         return SyncOperation(
             source_table=source_table,
             record_key=record_key,
-            operation_type=OperationType(operation_type),
+            operation_type=_TYPES[operation_type],
             version=version,
             attempts=attempts,
             target=self._target,

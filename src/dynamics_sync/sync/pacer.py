@@ -59,7 +59,7 @@ class Pacer:
         self._execution: Allowance | None = None
         self._latencies: dict[tuple[str, int], Latency] = {}
         self._request_seconds = 0.0
-        self._signals = Signals()
+        self._heard = Signals()
         self._entered = 0
         self._entered_at = -math.inf
         self._more_room = asyncio.Event()
@@ -148,19 +148,15 @@ class Pacer:
         self._under_way -= 1
         self._request_seconds = seconds
         kind = (table, count.bit_length())
-        is_well = any(isinstance(outcome, IsWell) for outcome in outcomes)
-        if is_well:
-            self._latencies[kind] = Latency.after(self._latencies.get(kind), seconds)
-        throttled = any(isinstance(outcome, Throttled) for outcome in outcomes)
-        if throttled:
+        if any(isinstance(outcome, IsWell) for outcome in outcomes):
+            latency = self._latencies[kind] = Latency.after(self._latencies.get(kind), seconds)
+            self._heard.slow |= latency.is_rising
+            self._heard.full |= is_full
+        elif any(isinstance(outcome, Transient) for outcome in outcomes):
+            self._heard.failed = True
+        if any(isinstance(outcome, Throttled) for outcome in outcomes):
+            self._heard.throttled = True
             self._forget_limits()
-        so_far = self._signals
-        self._signals = Signals(
-            failed=so_far.failed or (not is_well and any(isinstance(outcome, Transient) for outcome in outcomes)),
-            throttled=so_far.throttled or throttled,
-            slow=so_far.slow or (is_well and self._latencies[kind].is_rising),
-            full=so_far.full or (is_well and is_full),
-        )
 
     async def run(self) -> None:
         """Keep the pace until the worker stops or this is cancelled."""
@@ -175,8 +171,8 @@ class Pacer:
 
     async def _look(self) -> None:
         """Say what was heard, and read what this worker's part is."""
-        signals = replace(self._signals, seconds=self._request_seconds)
-        self._signals = Signals()
+        signals, self._heard = self._heard, Signals()
+        signals.seconds = self._request_seconds
         reading = await self._store.share(self._worker)
         known = reading.pace
         if reading.is_first:
