@@ -54,7 +54,9 @@ class Cluster:
     def database(self, *, migrated: bool = True) -> Iterator[str]:
         """The address of a new database, dropped at the end."""
         name = f"test_{uuid4().hex}"
-        self._run("create database {} template {}", name, "migrated" if migrated else "template0")
+        # Copying files takes half as long as writing all pages to the log, as it does by itself.
+        template = "migrated" if migrated else "template0"
+        self._run("create database {} template {} strategy file_copy", name, template)
         try:
             yield self.url_of(name)
         finally:
