@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SPREAD := --numprocesses 2 --dist loadfile
+SPREAD := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # Killed processes leave broken measurements, and millions of steps are slow to measure.
 WITHOUT_COVERAGE := tests/chaos tests/simulation
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

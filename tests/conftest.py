@@ -13,6 +13,14 @@ from support.pooler import engines_through, pgbouncer
 from support.postgres import SERVERS, Cluster, binaries, cluster
 
 REQUIRE_ALL = os.environ.get("DYNAMICS_SYNC_TEST_REQUIRE_ALL") == "1"
+LONGEST = (
+    "tests/simulation/test_simulation.py",
+    "tests/chaos/test_chaos.py",
+    "tests/packaging/test_wheel.py",
+    "tests/simulation/test_long_outage.py",
+    "tests/simulation/test_drain.py",
+)
+"""Files that begin first. Else one process is left with them at the end, and the other has nothing to do."""
 POOLED = " pooled"
 """Behind a server's name: engines reach it through a pooler."""
 
@@ -28,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "direct: no pooler stands before the database, whatever is asked for")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: files.get(item.nodeid.partition("::")[0], len(files)))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from dynamics_sync.postgres.embedded import EmbeddedPostgres
 from dynamics_sync.postgres.migrate import migrate
 from support.commands import worker_process
 from support.engine import stage
-from support.postgres import EVERYTHING
+from support.postgres import EVERYTHING, in_memory
 
 TERMINATE_ALL = """
 select count(pg_terminate_backend(pid)) from pg_stat_activity
@@ -33,9 +33,9 @@ END_LEASES = "update dynamics_sync.outbox set lease_until = clock_timestamp() wh
 @pytest.fixture
 def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedPostgres]:
     """A server of the test's own, which comes back at the same port."""
-    directory = Path(tempfile.mkdtemp(prefix="dynamics-sync-test-"))
+    directory = Path(tempfile.mkdtemp(prefix="dynamics-sync-test-", dir=in_memory()))
     directory.chmod(0o755)
-    with EmbeddedPostgres(directory / "postgres", wheel_binaries()) as started:
+    with EmbeddedPostgres(directory / "postgres", wheel_binaries(), durable=False) as started:
         port = urlsplit(started.url).port
         monkeypatch.setattr(embedded, "_free_port", lambda: port)
         yield started

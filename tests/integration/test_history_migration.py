@@ -17,7 +17,7 @@ from dynamics_sync.certifications.history_watch import HistoryWatch
 from dynamics_sync.postgres.connections import make_pool, transaction
 from dynamics_sync.sync.clock import SystemClock
 from support.clock import FakeClock
-from support.commands import COMMAND, environment, refused, start
+from support.commands import launched, refused, start
 from support.histories import SERVICE, Histories, append, first_form, histories, second_form
 
 OLD = [first_form(n) for n in range(5)]
@@ -146,11 +146,10 @@ async def test_killed_in_the_middle_it_is_started_again_and_ends_well(at: Histor
             "values (%s, 1, 'renewed', current_date)",
             [middle],
         )
-        settings = environment({"database_url": at.url})
-        process = await asyncio.create_subprocess_exec(*COMMAND, *words, cwd=tmp_path, env=settings)
-        await until(lambda: bool(at.value("select count(*) > 0 from pg_locks where not granted")))
-        process.kill()
-        await process.wait()
+        with launched(*words, cwd=tmp_path, database_url=at.url) as process:
+            await until(lambda: bool(at.value("select count(*) > 0 from pg_locks where not granted")))
+            process.kill()
+            await process.wait()
         obstacle.rollback()
     assert number_of_entries(at) == 20 * len(OLD)
     done = await start(*words, "--json", cwd=tmp_path, database_url=at.url)

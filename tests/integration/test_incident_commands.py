@@ -8,17 +8,18 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynamics_sync.simulator.limits import Limits
-from support.commands import START, environment, refused, start, worker_process
+from support.commands import START, environment, launched, refused, start, worker_process
 from support.database_clock import DatabaseClock
 from support.engine import Stage, stage
+from support.processes import Process
 
 Run = Callable[..., Coroutine[Any, Any, subprocess.CompletedProcess[str]]]
 
@@ -76,22 +77,10 @@ async def most_under_way(on: Stage) -> int:
     return int((await on.rows("select most from public.window_seen"))[0][0])
 
 
-@asynccontextmanager
-async def replay_process(database: str, cwd: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+def replay_process(database: str, cwd: Path, *words: str) -> AbstractContextManager[Process]:
     """`queue replay --incident 1`, under way."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", START, "queue", "replay", "--incident", "1", "--yes", *words),
-        cwd=cwd,
-        env=environment({"database_url": database, "cool_down_seconds": "0.5"}),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    command = ("queue", "replay", "--incident", "1", "--yes", *words)
+    return launched(*command, cwd=cwd, database_url=database, cool_down_seconds="0.5")
 
 
 @pytest.mark.pooled_too
@@ -153,7 +142,7 @@ async def test_a_replay_that_is_killed_loses_nothing_and_goes_on_when_asked_agai
     async with stage(database, working=False) as on:
         await left_behind(on, 200)
         async with worker_process(on, database, tmp_path):
-            async with replay_process(database, tmp_path, "--per-second", "100") as replay:
+            with replay_process(database, tmp_path, "--per-second", "100") as replay:
                 await on.until("select count(*) >= 30 from public.dynamics_sync_retry_queue where status = 'replayed'")
                 replay.kill()
                 await replay.wait()
@@ -171,7 +160,7 @@ async def test_a_replay_that_is_killed_loses_nothing_and_goes_on_when_asked_agai
 async def test_a_replay_that_is_interrupted_says_where_it_stands(database: str, tmp_path: Path) -> None:
     async with stage(database, working=False) as on:
         await left_behind(on, 200)
-        async with replay_process(database, tmp_path, "--per-second", "100") as replay:
+        with replay_process(database, tmp_path, "--per-second", "100") as replay:
             await on.until("select count(*) = 50 from public.dynamics_sync_retry_queue where status = 'replaying'")
             replay.terminate()
             _, errors = await replay.communicate()
@@ -183,17 +172,15 @@ async def test_a_circuit_that_opens_meanwhile_is_waited_for(database: str, tmp_p
     settings = {"base_delay_ms": "10", "cool_down_seconds": "0.5", "failure_threshold": "3"}
     async with stage(database, working=False) as on:
         await left_behind(on, 200)
-        async with (
-            worker_process(on, database, tmp_path, **settings) as worker,
-            replay_process(database, tmp_path, "--per-second", "100", "--json") as replay,
-        ):
-            await on.until("select count(*) >= 30 from public.dynamics_sync_retry_queue where status = 'replayed'")
-            await on.fault(kind="status", status=503)
-            await worker.says("circuit.opened", times=2)
-            assert replay.returncode is None
-            assert (await standing(on))["pending_manual_replay"] > 0
-            await on.lift_faults()
-            output, _ = await replay.communicate()
+        async with worker_process(on, database, tmp_path, **settings) as worker:
+            with replay_process(database, tmp_path, "--per-second", "100", "--json") as replay:
+                await on.until("select count(*) >= 30 from public.dynamics_sync_retry_queue where status = 'replayed'")
+                await on.fault(kind="status", status=503)
+                await worker.says("circuit.opened", times=2)
+                assert replay.returncode is None
+                assert (await standing(on))["pending_manual_replay"] > 0
+                await on.lift_faults()
+                output, _ = await replay.communicate()
         report = json.loads(output)
         assert (report["end"], report["left"], replay.returncode) == ("all_told", 0, 0)
         assert report["arrived"] + len(report["failed_again"]) == 200

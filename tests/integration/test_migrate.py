@@ -1,12 +1,12 @@
 """`migrate` on the databases that people have: Supabase's, in both its worlds, and plain ones with whatever rights."""
 
 import asyncio
-import subprocess
-import sys
+import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import date
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,8 +16,10 @@ from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect, make_pool
 from dynamics_sync.postgres.migrate import LOCK_KEY, check_schema, migrate
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
+from support.commands import launched
 from support.mentors import add_chapter, add_mentor, certify
 from support.postgres import EVERYTHING, MIGRATIONS, SERVERS
+from support.processes import Process
 from support.supabase import (
     API_ROLES,
     GRANT_ON_EVERYTHING_NEW,
@@ -30,13 +32,6 @@ from support.supabase import (
 )
 
 Connection = psycopg.Connection[tuple[object, ...]]
-
-MIGRATE = """
-import asyncio, sys
-from dynamics_sync.stores import CERTIFICATIONS
-from dynamics_sync.postgres.migrate import MACHINERY, migrate
-print(len(asyncio.run(migrate(sys.argv[1], [MACHINERY, CERTIFICATIONS]))))
-"""
 
 LISTED = "select id from public.public_peer_mentors"
 MORE_THAN_READING = """
@@ -92,14 +87,14 @@ def project(supabase: str) -> Iterator[Connection]:
         yield connection
 
 
-def start_migrating(address: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", MIGRATE, address], stdout=subprocess.PIPE, text=True)
+def migrating(address: str, cwd: Path) -> AbstractContextManager[Process]:
+    """`dynamics-sync migrate`, under way."""
+    return launched("migrate", "--json", cwd=cwd, database_url=address)
 
 
-def applied_by(process: subprocess.Popen[str]) -> int:
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    return int(output)
+def applied_by(process: Process) -> int:
+    assert process.join(60) == 0, process.errors
+    return len(json.loads(process.output)["applied"])
 
 
 def wait_until_blocked(connection: Connection, count: int) -> None:
@@ -220,12 +215,13 @@ async def test_what_supabases_tool_recorded_stays_and_ours_is_added(supabase: st
     ]
 
 
-def test_two_processes_at_once_wait_for_one_another(supabase: str) -> None:
-    with psycopg.connect(supabase) as first:
-        first.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
-        processes = [start_migrating(supabase) for _ in range(2)]
-        wait_until_blocked(first, 2)
-    assert sorted(applied_by(process) for process in processes) == [0, len(MIGRATIONS)]
+def test_two_processes_at_once_wait_for_one_another(supabase: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        with psycopg.connect(supabase) as first:
+            first.execute("select pg_advisory_xact_lock(%s)", [LOCK_KEY])
+            processes = [stack.enter_context(migrating(supabase, tmp_path)) for _ in range(2)]
+            wait_until_blocked(first, 2)
+        assert sorted(applied_by(process) for process in processes) == [0, len(MIGRATIONS)]
 
 
 @pytest.fixture
@@ -265,11 +261,12 @@ async def test_a_superuser_gets_the_missing_roles_made(superuser: str, app: str)
         ]
 
 
-def test_two_databases_of_one_server_may_be_prepared_at_once(superuser: str, app: str) -> None:
-    with database_of("app", superuser) as other:
+def test_two_databases_of_one_server_may_be_prepared_at_once(superuser: str, app: str, tmp_path: Path) -> None:
+    with database_of("app", superuser) as other, ExitStack() as stack:
         with psycopg.connect(superuser) as first:
             first.execute("create role anon")
-            processes = [start_migrating(as_superuser(superuser, address)) for address in (app, other)]
+            addresses = [as_superuser(superuser, address) for address in (app, other)]
+            processes = [stack.enter_context(migrating(address, tmp_path)) for address in addresses]
             wait_until_blocked(first, 2)
             first.rollback()
         assert [applied_by(process) for process in processes] == [len(MIGRATIONS)] * 2

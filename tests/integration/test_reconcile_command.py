@@ -1,17 +1,15 @@
 """`dynamics-sync reconcile` as a person runs it, and what may happen to it meanwhile."""
 
-import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import uuid4
 
 from support.by_hand import hand
-from support.commands import START, environment, refused, start
+from support.commands import launched, refused, start
 from support.database_clock import DatabaseClock
 from support.engine import ENTITY_SET, LAST_DAY, Stage, stage
+from support.processes import Process
 
 REVOKED = 100000004
 LONGER_THAN_A_TURN = 3600.0
@@ -37,24 +35,9 @@ def settings(on: Stage) -> dict[str, str]:
     }
 
 
-@asynccontextmanager
-async def running(
-    on: Stage, cwd: Path, first: str = SMALL_PAGES, *words: str
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The command in a process of its own, after some statements."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", f"{first}\n{START}", "reconcile", "--json", *words),
-        cwd=cwd,
-        env=environment(settings(on)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+def running(on: Stage, cwd: Path, first: str = SMALL_PAGES, *words: str) -> AbstractContextManager[Process]:
+    """The command under way, after some statements."""
+    return launched("reconcile", "--json", *words, cwd=cwd, first=first, **settings(on))
 
 
 async def keys_by_the_thousand(on: Stage, count: int) -> list[str]:
@@ -126,7 +109,7 @@ async def test_a_killed_run_goes_on_where_it_was(database: str, database_clock: 
         keys = await keys_by_the_thousand(on, 50)
         await (await hand(on)).delete(keys[7])
         await on.fault(kind="delay", seconds=0.1, entity_set=ENTITY_SET, method="GET")
-        async with running(on, tmp_path) as victim:
+        with running(on, tmp_path) as victim:
             await until_reads(on, 4)
             victim.kill()
             await victim.wait()
@@ -134,7 +117,7 @@ async def test_a_killed_run_goes_on_where_it_was(database: str, database_clock: 
         before = await reads(on)
         assert await on.rows("select phase from dynamics_sync.reconciliation_progress") == [("dynamics",)]
         await database_clock.advance(LONGER_THAN_A_TURN)
-        async with running(on, tmp_path) as process:
+        with running(on, tmp_path) as process:
             out, errors = await process.communicate()
         assert process.returncode == 3, errors
         (table,) = json.loads(out)["tables"]
@@ -149,7 +132,7 @@ async def test_restart_begins_anew(database: str, tmp_path: Path) -> None:
         await keys_by_the_thousand(on, 50)
         for words, pages in (((), 10), ((), 2), (("--restart",), 10)):
             before = await reads(on)
-            async with running(on, tmp_path, SMALL_PAGES, *words) as process:
+            with running(on, tmp_path, SMALL_PAGES, *words) as process:
                 _, errors = await process.communicate()
             assert process.returncode == 0, errors
             assert await reads(on) == before + pages
@@ -159,7 +142,7 @@ async def test_only_one_at_a_time(database: str, tmp_path: Path) -> None:
     async with stage(database, working=False) as on:
         await keys_by_the_thousand(on, 50)
         await on.fault(kind="delay", seconds=4, entity_set=ENTITY_SET, method="GET")
-        async with running(on, tmp_path):
+        with running(on, tmp_path):
             await until_reads(on, 1)
             refused(await start("reconcile", cwd=tmp_path, **settings(on)), "Another reconciliation is under way")
 
@@ -182,7 +165,7 @@ async def test_memory_does_not_grow_with_the_number_of_records(
     async with stage(database, working=False) as on:
         for more in (2_000, 10_000):
             await keys_by_the_thousand(on, more)
-            async with running(on, tmp_path, TELL_MEMORY, "--restart") as process:
+            with running(on, tmp_path, TELL_MEMORY, "--restart") as process:
                 out, errors = await process.communicate()
             assert process.returncode == 0, errors
             peaks.append(int(errors.split()[-1]))

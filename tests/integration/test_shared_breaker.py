@@ -33,12 +33,12 @@ from support.callers import (
     make_failures,
     processes,
     shared_breaker,
-    spawn,
     tell_state,
 )
 from support.clock import FakeClock
 from support.database_clock import DatabaseClock
 from support.gateway import ScriptedGateway
+from support.processes import READY
 
 COOL_DOWN = CircuitSettings().cool_down_seconds
 PROBE_LEASE = CircuitSettings().probe_lease_seconds
@@ -94,7 +94,7 @@ class TestOneProbe:
         async with shared_breaker(database) as breaker:
             await open_circuit(breaker)
             await database_clock.advance(COOL_DOWN)
-            start, go, news = spawn.Barrier(4), spawn.Event(), spawn.Queue()
+            start, go, news = READY.Barrier(4), READY.Event(), READY.Queue()
             with processes(*[partial(make_calls, database, 25, start, go, news)] * 4):
                 assert sorted(await hear(news, 100)) == [CALLED] + [REFUSED] * 99
                 assert await breaker.state() is CircuitState.HALF_OPEN
@@ -108,8 +108,8 @@ class TestOneProbe:
         async with shared_breaker(database) as breaker:
             await open_circuit(breaker)
             await database_clock.advance(COOL_DOWN)
-            news: News = spawn.Queue()
-            with processes(partial(make_calls, database, 1, spawn.Barrier(1), spawn.Event(), news)) as (prober,):
+            news: News = READY.Queue()
+            with processes(partial(make_calls, database, 1, READY.Barrier(1), READY.Event(), news)) as (prober,):
                 assert await hear(news, 1) == [CALLED]
                 prober.kill()
                 await asyncio.to_thread(prober.join, 30)
@@ -207,7 +207,7 @@ class TestSharedState:
     async def test_no_failure_of_four_processes_at_once_is_lost(
         self, database: str, threshold: int, state: CircuitState
     ) -> None:
-        start, news = spawn.Barrier(4), spawn.Queue()
+        start, news = READY.Barrier(4), READY.Queue()
         with processes(*[partial(make_failures, database, 5, threshold, start, news)] * 4):
             outcomes = await hear(news, 20)
         async with shared_breaker(database) as breaker:
@@ -216,8 +216,8 @@ class TestSharedState:
         assert status.failure_count == 20
 
     async def test_what_one_process_opened_is_open_in_the_next(self, database: str) -> None:
-        news: News = spawn.Queue()
-        with processes(partial(make_failures, database, 3, 3, spawn.Barrier(1), news)) as (opener,):
+        news: News = READY.Queue()
+        with processes(partial(make_failures, database, 3, 3, READY.Barrier(1), news)) as (opener,):
             await hear(news, 3)
             await asyncio.to_thread(opener.join, 30)
             assert opener.exitcode == 0

@@ -13,10 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+COMPILE_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Else, where an environment forbids to keep what was compiled, each command would compile everything anew."""
+
+
 def run(*words: str | Path, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [*map(str, words)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, **COMPILE_ONCE, **environment}
+    done = subprocess.run([*map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

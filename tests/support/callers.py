@@ -2,10 +2,9 @@
 database. They tell the test what happened to each call."""
 
 import asyncio
-import multiprocessing
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 from typing import TypeAlias
@@ -16,8 +15,8 @@ from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import make_pool
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.ports import Clock
+from support.processes import READY
 
-spawn = multiprocessing.get_context("spawn")
 News: TypeAlias = "Queue[str]"
 
 CALLED, REFUSED, FAILED, DONE = "called", "refused", "failed", "done"
@@ -91,9 +90,9 @@ def tell_state(url: str, news: News) -> None:
 
 
 @contextmanager
-def processes(*bodies: Callable[[], None]) -> Iterator[list[SpawnProcess]]:
+def processes(*bodies: Callable[[], None]) -> Iterator[list[ForkServerProcess]]:
     """Processes that run now; what still runs at the end is killed."""
-    started = [spawn.Process(target=body, daemon=True) for body in bodies]
+    started = [READY.Process(target=body, daemon=True) for body in bodies]
     for process in started:
         process.start()
     try:

@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,9 +18,11 @@ import aiohttp
 from support.engine import Stage
 from support.pooler import for_engine
 from support.ports import free_port
+from support.processes import Process
 
 START = "from dynamics_sync.cli import main; main()"
 COMMAND = [sys.executable, "-c", START]
+NOWHERE = Path(os.devnull)
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
@@ -30,35 +31,31 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **{f"DYNAMICS_SYNC_{name.upper()}": value for name, value in settings.items()}}
 
 
-READY = multiprocessing.get_context("forkserver")
-"""A process that has imported everything: to import it anew for each command would be most of what the tests do."""
-READY.set_forkserver_preload(["dynamics_sync.cli"])
+@contextmanager
+def launched(*words: str, cwd: Path, first: str = "", **settings: str) -> Iterator[Process]:
+    """A command under way, in a process of its own. What still runs at the end is killed.
+
+    Args:
+        first: statements that the process runs before, to set what is no setting.
+    """
+    with TemporaryDirectory() as directory:
+        out, errors = Path(directory, "out"), Path(directory, "errors")
+        process = Process(words, cwd, environment(settings), out, errors, first)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                process.join()
 
 
 def run(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A command from its start to its end, in a process of its own."""
-    with TemporaryDirectory() as directory:
-        out, errors = Path(directory, "out"), Path(directory, "errors")
-        process = READY.Process(target=_command, args=(words, cwd, environment(settings), out, errors))
-        process.start()
-        process.join(60)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(words, 60, out.read_bytes(), errors.read_bytes())
-        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), errors.read_text())
-
-
-def _command(words: tuple[str, ...], cwd: Path, environment: dict[str, str], out: Path, errors: Path) -> None:
-    from dynamics_sync.cli import main
-
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-    for stream, path in ((1, out), (2, errors)):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), stream)
-    sys.argv = ["dynamics-sync", *words]
-    main()
+    """A command from its start to its end."""
+    with launched(*words, cwd=cwd, **settings) as process:
+        status = process.join(60)
+        if status is None:
+            raise subprocess.TimeoutExpired(words, 60, process.output, process.errors)
+        return subprocess.CompletedProcess(words, status, process.output.decode(), process.errors.decode())
 
 
 async def start(*words: str, cwd: Path, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +74,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 class WorkerProcess:
     """A running `dynamics-sync run`."""
 
-    process: asyncio.subprocess.Process
+    process: Process
     log: Path
     url: str
     http: aiohttp.ClientSession
@@ -125,7 +122,7 @@ class WorkerProcess:
 @asynccontextmanager
 async def worker_processes(
     on: Stage, database: str, cwd: Path, count: int, *, first: str = "", **settings: str
-) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+) -> AsyncIterator[list[Process]]:
     """Several `dynamics-sync run --no-web`, from when all of them work. They are asked to stop at the end.
 
     Args:
@@ -135,13 +132,8 @@ async def worker_processes(
     started = []
     try:
         for number, log in enumerate(logs, 1):
-            with log.open("wb") as errors:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-c", f"{first.format(number=number)}\n{START}", "run", "--no-web"),
-                    cwd=cwd,
-                    env=environment(_connected(on, database) | settings),
-                    stderr=errors,
-                )
+            given = environment(_connected(on, database) | settings)
+            process = Process(("run", "--no-web"), cwd, given, NOWHERE, log, first.format(number=number))
             started.append(process)
         async with asyncio.timeout(60):
             while not all("worker.started" in log.read_text() for log in logs):
@@ -185,13 +177,7 @@ async def worker_process(
     port = free_port()
     given = _connected(on, database) | {"port": str(port)}
     log = cwd / "worker.log"
-    with log.open("wb") as errors:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", f"{first}\n{START}", "run"),
-            cwd=cwd,
-            env=environment(given | settings),
-            stderr=errors,
-        )
+    process = Process(("run",), cwd, environment(given | settings), NOWHERE, log, first)
     running = WorkerProcess(process, log, f"http://127.0.0.1:{port}", on.http)
     try:
         await running.answers("live", 200)

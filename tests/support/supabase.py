@@ -116,7 +116,8 @@ def database_of(owner: str, superuser: str, inside: str = "") -> Iterator[str]:
     """The owner's address of a new database, dropped at the end."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(superuser, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(owner)))
+        create = sql.SQL("create database {} owner {} strategy file_copy")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(owner)))
         with psycopg.connect(superuser, dbname=name) as within:
             within.execute(inside.encode())
         try:
