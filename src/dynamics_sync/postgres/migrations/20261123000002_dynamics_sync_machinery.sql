@@ -38,7 +38,7 @@ create table dynamics_sync.record_state (
   payload_hash bytea,
   applied_at timestamptz not null default clock_timestamp(),
   primary key (target, source_table, record_key)
-) with (fillfactor = 70);
+) with (fillfactor = 50);
 
 -- Requests that were never answered. Dynamics may still be at work on them, and let one take effect after a newer state
 -- was written: once that cannot happen any more, the record is sent once more.
