@@ -31,14 +31,14 @@ class Counted:
     requests: int = 0
     records: int = 0
     arrivals: list[float] = field(default_factory=list)
-    """When each of the first writes was here."""
+    """When each of the first records was here."""
     awaited: dict[int, Callable[[], None]] = field(default_factory=dict)
     """Who is told at how many records."""
 
     def add(self, records: int) -> None:
         """A write is here."""
         if len(self.arrivals) < FIRST_ARRIVALS:
-            self.arrivals.append(time.monotonic())
+            self.arrivals += [time.monotonic()] * records
         self.requests += 1
         self.records += records
         if self.awaited:

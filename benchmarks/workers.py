@@ -3,17 +3,28 @@ how it is run, and how it is seen that nothing waits any more."""
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.database import TOGGLED, Database
+from benchmarks.database import TOGGLED, Connection, Database
 from benchmarks.measuring import LOOP, OURS
-from benchmarks.processes import Command, Running, Target, module, output_of, running
+from benchmarks.processes import (
+    LONGEST_SECONDS,
+    BenchmarkError,
+    Command,
+    Running,
+    Target,
+    module,
+    output_of,
+    running,
+)
 from dynamics_sync.postgres.migrate import MACHINERY, migrate
 
 HERE = Path(__file__).parent
+LOOKS_SECONDS = 0.005
 COMMAND = [sys.executable, "-c", "from dynamics_sync.cli import main; main()"]
 """What `dynamics-sync` runs."""
 
@@ -38,6 +49,19 @@ class Kind:
     ready: str
     """What it says when it has begun."""
     environment: Environment = lambda database, _: {"BENCH_DATABASE_URL": database.url}
+
+    def drained_at(self, looking: Connection) -> float:
+        """When nothing waits any more (monotonic seconds).
+
+        Raises:
+            BenchmarkError: it takes too long.
+        """
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while (now := time.monotonic()) < deadline:
+            if looking.execute(self.waits).fetchone() == (False,):
+                return now
+            time.sleep(LOOKS_SECONDS)
+        raise BenchmarkError("records were left waiting")
 
     @contextmanager
     def at_work(self, database: Database, target: Target, processes: int = 1) -> Iterator[list[Running]]:

@@ -8,14 +8,13 @@ from functools import partial
 from benchmarks.database import Database
 from benchmarks.measuring import PATCHES, SDK, Contender, Figure, Stage
 from benchmarks.payload import IN_FLIGHT
-from benchmarks.processes import LONGEST_SECONDS, BenchmarkError, Cpu, module, result_of
+from benchmarks.processes import Cpu, module, result_of
 from benchmarks.workers import Kind, bare_loop, ours, pgqueuer, procrastinate
 
 RATE = "records/s"
 WORKER_CPU, POSTGRES_CPU = "CPU for a record, µs", "CPU of PostgreSQL for a record, µs"
 SETTLING_SECONDS = 0.5
 """From when a worker has begun until it is idle."""
-LOOKS_SECONDS = 0.005
 SDK_SIZE = 1000
 """Records in one bulk request, as many as ours has at most."""
 
@@ -31,13 +30,9 @@ def drain(stage: Stage, kind: Kind, database: Database, count: int, processes: i
         database.run(kind.enqueue.format(first=1, last=count))
         of_workers, of_postgres = Cpu(lambda: [worker.pid for worker in workers]), Cpu(stage.server.processes)
         began = target.until(count)["first"]
-        while (now := time.monotonic()) - began < LONGEST_SECONDS:
-            row = looking.execute(kind.waits).fetchone()
-            if row == (False,):
-                seconds = {WORKER_CPU: of_workers.seconds(), POSTGRES_CPU: of_postgres.seconds()}
-                return {RATE: count / (now - began), **{name: 1e6 * used / count for name, used in seconds.items()}}
-            time.sleep(LOOKS_SECONDS)
-    raise BenchmarkError("records were left waiting")
+        taken = kind.drained_at(looking) - began
+        seconds = {WORKER_CPU: of_workers.seconds(), POSTGRES_CPU: of_postgres.seconds()}
+    return {RATE: count / taken, **{name: 1e6 * used / count for name, used in seconds.items()}}
 
 
 def _of_workers(stage: Stage, stack: ExitStack, figure: str, kinds: Sequence[tuple[Kind, int]]) -> list[Contender]:
