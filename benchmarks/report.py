@@ -44,6 +44,7 @@ HEAD = """# Benchmarks
 
 Written by `make bench`. Each figure is a ratio of two medians, measured in the same run, in rounds in which all take
 turns; in brackets the ratios of single rounds. ✔ the bar is met, ✔✔ so is what lies beyond it, ✘ it is missed.
+[performance.md](performance.md) says where the time goes.
 
 ![How each figure stands to its bar](benchmarks.svg)
 """
