@@ -60,23 +60,36 @@ class Namespace:
 def namespaces(count: int) -> Iterator[list[Namespace]]:
     """So many of them, until the end."""
     with ExitStack() as stack:
-        yield [stack.enter_context(_namespace(number)) for number in range(1, count + 1)]
+        here = stack.enter_context(_address())
+        yield [stack.enter_context(_namespace(number, here)) for number in range(1, count + 1)]
 
 
 @contextmanager
-def _namespace(number: int) -> Iterator[Namespace]:
+def _address() -> Iterator[str]:
+    """This machine's, the same for all: a Dynamics with another address would be another one."""
+    here = NETWORK.format(number=os.getpid() % 250, host=1)
+    _run("ip", "address", "add", f"{here}/32", "dev", "lo")
+    try:
+        yield here
+    finally:
+        _run("ip", "address", "delete", f"{here}/32", "dev", "lo")
+
+
+@contextmanager
+def _namespace(number: int, here: str) -> Iterator[Namespace]:
     name = f"chaos-{os.getpid()}-{number}"
     cable = f"ch{os.getpid()}-{number}"
     third = (os.getpid() + number) % 250
-    here, there = (NETWORK.format(number=third, host=host) for host in (1, 2))
+    near, there = (NETWORK.format(number=third, host=host) for host in (1, 2))
     _run("ip", "netns", "add", name)
     try:
         _run("ip", "link", "add", cable, "type", "veth", "peer", "name", "cable", "netns", name)
-        _run("ip", "address", "add", f"{here}/30", "dev", cable)
+        _run("ip", "address", "add", f"{near}/30", "dev", cable)
         _run("ip", "link", "set", cable, "up")
         _run("ip", "-n", name, "address", "add", f"{there}/30", "dev", "cable")
         _run("ip", "-n", name, "link", "set", "cable", "up")
         _run("ip", "-n", name, "link", "set", "lo", "up")
+        _run("ip", "-n", name, "route", "add", here, "via", near)
         yield Namespace(name, here)
     finally:
         # The cable goes with it, once no process is left that still holds it.

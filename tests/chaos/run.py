@@ -118,14 +118,14 @@ class _Stage:
         self.cables = cables
         self.diary = Diary()
         self.looks: list[Look] = []
-        addresses = ["127.0.0.1", *(cable.here for cable in cables)]
+        host = cables[0].here if cables else "127.0.0.1"
+        addresses = list(dict.fromkeys(["127.0.0.1", host]))
         self.to_database = Road(int(postgres.url.rsplit(":", 1)[1].split("/")[0]), addresses)
         self.to_dynamics = Road(dynamics.port, addresses)
         given = WorkerSettings(
             directory,
-            postgres.url.rsplit("@", 1)[0] + "@{host}:{port}/postgres",
-            self.to_database.port,
-            self.to_dynamics.port,
+            f"{postgres.url.rsplit('@', 1)[0]}@{host}:{self.to_database.port}/postgres",
+            f"http://{host}:{self.to_dynamics.port}",
             REQUEST_TIMEOUT_SECONDS,
             REQUEST_SECONDS,
             settings.pace.late,
@@ -259,6 +259,7 @@ class _Stage:
             circuit = await circuit_history(connection)
             entries = await queued(connection)
         requests = [request for worker in self.workers for request in requests_of(worker)]
+        self.diary.unforeseen += [f"{worker.name} never sent anything" for worker in self.workers if worker.sent == 0]
         history = History(
             changes=changes,
             acknowledged=frozenset(self.load.acknowledged),

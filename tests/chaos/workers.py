@@ -30,10 +30,9 @@ class WorkerSettings:
     """What every worker of a run has in common."""
 
     directory: Path
-    database: str
-    """With the port of the road; the host is each worker's own."""
-    database_port: int
-    dynamics_port: int
+    database_url: str
+    dynamics_url: str
+    """The roads to both, with the same address for all of them."""
     request_timeout_seconds: float
     request_seconds: float
     """The longest that one may take, with what surrounds it."""
@@ -129,12 +128,10 @@ class Worker:
             f"import sys; sys.path.insert(0, {str(TESTS)!r})\nfrom chaos.preamble import install; install({arguments})"
         )
         command = (sys.executable, "-c", f"{first}\n{START}", "run", "--no-web")
-        host = self.namespace.here if self.namespace else "127.0.0.1"
-        dynamics = f"http://{host}:{given.dynamics_port}"
         settings = {
-            "database_url": given.database.format(host=host, port=given.database_port),
-            "dynamics_url": dynamics,
-            "authority_url": dynamics,
+            "database_url": given.database_url,
+            "dynamics_url": given.dynamics_url,
+            "authority_url": given.dynamics_url,
             "tenant_id": "demo",
             "client_id": "demo",
             "client_secret": "demo",
