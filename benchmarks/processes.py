@@ -99,7 +99,7 @@ class Running:
     @property
     def peak_mebibytes(self) -> float:
         """The most memory that it has had resident so far."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 

@@ -20,7 +20,7 @@ LONGEST = (
     "tests/simulation/test_long_outage.py",
     "tests/simulation/test_drain.py",
 )
-"""Files that begin first. Else one process is left with them at the end, and the other has nothing to do."""
+"""Files that begin first. Else one process is left with them at the end, and the others have nothing to do."""
 POOLED = " pooled"
 """Behind a server's name: engines reach it through a pooler."""
 

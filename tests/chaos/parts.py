@@ -85,17 +85,16 @@ class Road:
     """A relay in front of one server: see `relay.py`."""
 
     target_port: int
-    addresses: list[str]
+    host: str
     port: int = field(default_factory=free_port)
     process: Process | None = None
 
     async def open(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(TESTS / "chaos" / "relay.py"), str(self.target_port), str(self.port)),
-            *self.addresses,
+            *(sys.executable, str(TESTS / "chaos" / "relay.py"), str(self.target_port), self.host, str(self.port)),
             stdin=DEVNULL,
         )
-        await answers("127.0.0.1", self.port)
+        await answers(self.host, self.port)
 
     async def close(self) -> None:
         """In the middle of everything."""

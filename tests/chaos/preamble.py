@@ -101,7 +101,7 @@ def _be_quick(request_seconds: float, late_seconds: float) -> None:
     connections.POOL_TIMEOUT_SECONDS = 1.5
     connections.CONNECTION_OPTIONS["connect_timeout"] = 3
     listener.RECONNECT_SECONDS = 0.5
-    # From a namespace, the simulator is at this machine's own end of a virtual cable.
+    # From a namespace, the simulator is at another machine's address.
     for module in (checks, tokens):
         module.may_carry_secrets = lambda url: True  # type: ignore[attr-defined]
 

@@ -1,7 +1,7 @@
 """A piece of network of its own: a process that carries bytes between workers and one server. Killing it cuts all its
 connections in the middle of whatever they carry, and leaves the server as it was. At SIGUSR1 it resets them.
 
-    python relay.py TARGET_PORT LISTEN_PORT ADDRESS [ADDRESS ...]
+    python relay.py TARGET_PORT LISTEN_ADDRESS LISTEN_PORT
 """
 
 import asyncio
@@ -48,7 +48,7 @@ async def serve(target_port: int, reader: asyncio.StreamReader, writer: asyncio.
             side.close()
 
 
-async def main(target_port: int, port: int, addresses: list[str]) -> None:
+async def main(target_port: int, host: str, port: int) -> None:
     """Serve until killed."""
 
     def reset_all() -> None:
@@ -60,9 +60,9 @@ async def main(target_port: int, port: int, addresses: list[str]) -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await serve(target_port, reader, writer)
 
-    server = await asyncio.start_server(connected, addresses, port)
+    server = await asyncio.start_server(connected, host, port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

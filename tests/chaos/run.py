@@ -119,9 +119,8 @@ class _Stage:
         self.diary = Diary()
         self.looks: list[Look] = []
         host = cables[0].here if cables else "127.0.0.1"
-        addresses = list(dict.fromkeys(["127.0.0.1", host]))
-        self.to_database = Road(int(postgres.url.rsplit(":", 1)[1].split("/")[0]), addresses)
-        self.to_dynamics = Road(dynamics.port, addresses)
+        self.to_database = Road(int(postgres.url.rsplit(":", 1)[1].split("/")[0]), host)
+        self.to_dynamics = Road(dynamics.port, host)
         given = WorkerSettings(
             directory,
             f"{postgres.url.rsplit('@', 1)[0]}@{host}:{self.to_database.port}/postgres",

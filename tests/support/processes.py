@@ -37,7 +37,6 @@ class Process:
     def __init__(
         self, words: tuple[str, ...], cwd: Path, environment: dict[str, str], out: Path, errors: Path, first: str = ""
     ) -> None:
-        self.words = words
         self._out, self._errors = out, errors
         for file in (out, errors):
             file.write_bytes(b"")

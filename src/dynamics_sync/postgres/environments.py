@@ -1,7 +1,7 @@
 """The targets that a database is shared by, and which environment of Dynamics each stands for."""
 
 from dynamics_sync.core.errors import ConfigurationError
-from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Pool, transaction
+from dynamics_sync.postgres.connections import AS_SERVICE_ROLE, Pool, one_value, transaction
 
 # Of the outbox one row for each: a million may wait.
 NAMED = """
@@ -65,11 +65,10 @@ async def check_nobody_else(pool: Pool, target: str) -> None:
     Raises:
         ConfigurationError: the target stands for an environment.
     """
-    async with transaction(pool) as connection:
-        row = await (await connection.execute(KNOWN, {"target": target})).fetchone()
-    if row is not None:
+    address = await one_value(pool, KNOWN, {"target": target})
+    if address is not None:
         raise ConfigurationError(
-            f"In this database the target {target} is the Dynamics environment {row[0]}, but no "
+            f"In this database the target {target} is the Dynamics environment {address}, but no "
             "DYNAMICS_SYNC_DYNAMICS_URL is set: changes would go to a simulator and be lost. Set it, with the "
             f"credentials. To try {target} with a simulator all the same, run `delete from dynamics_sync.environments "
             f"where target = '{target}'`."

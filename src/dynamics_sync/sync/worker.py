@@ -319,7 +319,8 @@ class Worker:
             self._drop(operations, cause)
 
     def _settle_soon(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> None:
-        """Settle them together with what arrives in the next moments; at once if nothing will, or while stopping."""
+        """Settle them together with what arrives in the next moments; at once if nothing will, if they are as many as a
+        full bulk request, or while stopping."""
         if not self._arrived:
             self._settles_now.clear()
             settlement = asyncio.create_task(self._settle())
