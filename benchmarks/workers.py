@@ -99,7 +99,7 @@ def ours(**settings: object) -> Kind:
         name=OURS,
         prepare=prepare,
         enqueue=CHANGED,
-        waits="select exists (select from dynamics_sync.outbox)",
+        waits="select exists (select from dynamics_sync.outbox) or exists (select from dynamics_sync.changes)",
         command=lambda _: [*COMMAND, "run", "--no-web"],
         ready="worker.started",
         environment=environment,

@@ -16,11 +16,13 @@ update public.certificates set status = {TOGGLED}
 where not exists (select from dynamics_sync.outbox waiting where waiting.record_key = certificates.id::text)
 """
 """What was sent in the round before waits again, behind all others."""
+GATHER = "select dynamics_sync.gather('dynamics', 10000000)"
+"""As workers do while Dynamics is down."""
 
 
 def drain_part(kind: Kind, database: Database, target: Target, count: int) -> Mapping[str, float]:
     """From the first request until `count` records have arrived, and the most memory that the worker had by then."""
-    database.run(FILL)
+    database.run(FILL, GATHER)
     database.settle()
     target.reset()
     with kind.at_work(database, target) as [worker]:

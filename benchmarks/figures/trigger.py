@@ -78,7 +78,7 @@ def _nothing(database: Database) -> None:
 def _captures(python: str | None) -> Sequence[Capture]:
     captures = [
         Capture(NO_TRIGGER, _nothing, "select", "nothing"),
-        Capture(OURS, ours().prepare, "truncate dynamics_sync.outbox", "dynamics_sync"),
+        Capture(OURS, ours().prepare, "truncate dynamics_sync.changes", "dynamics_sync"),
         Capture("a plain row trigger", bare_loop("single").prepare, "truncate bare.outbox", "bare"),
     ]
     if python is not None:

@@ -3,9 +3,10 @@
 --
 --   psql "$DYNAMICS_SYNC_DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/partition_outbox.sql
 --
--- One statement, so all or nothing. What waits, leases included, is kept; workers need not stop. Meanwhile whoever changes
--- a watched table waits for as long as the copy takes. A target that comes later is kept in the partition `outbox_rest`
--- until this is run again; where every target has its partition, running it changes nothing.
+-- One statement, so all or nothing. What waits, leases included, is kept. Workers need not stop; they and
+-- operators' commands wait for as long as the copy takes, whoever changes a watched table does not. A target that comes
+-- later is kept in the partition `outbox_rest` until this is run again; where every target has its partition, running it
+-- changes nothing.
 --
 -- Columns, checks, keys, indexes, triggers and grants are read from the catalogue, so that this fits any version.
 do $do$

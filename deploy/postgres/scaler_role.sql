@@ -19,7 +19,11 @@ stable
 security definer
 set search_path = ''
 as $$
-  select count(*) from (select from dynamics_sync.outbox o where o.target = of_target limit at_most) as counted
+  select least(
+    at_most,
+    (select count(*) from (select from dynamics_sync.outbox o where o.target = of_target limit at_most) as counted)
+      + (select coalesce(sum(c.records), 0) from dynamics_sync.changes c where c.target = of_target)
+  )
 $$;
 
 revoke execute on function dynamics_sync.waiting from public, anon, authenticated, service_role;

@@ -31,6 +31,10 @@ COOL_DOWN_SECONDS = 4.0
 STEP_TIMEOUT_SECONDS = 40.0
 ENTITY_SET = "hlf_certifications"
 
+ALL_THAT_WAITS = """
+select record_key from dynamics_sync.outbox union select unnest(record_keys) from dynamics_sync.changes
+"""
+
 COLOURS = {CircuitState.CLOSED: "green", CircuitState.OPEN: "red", CircuitState.HALF_OPEN: "yellow"}
 
 
@@ -181,7 +185,7 @@ class _Story:
         cursor = self._user.cursor(row_factory=dict_row)
         await cursor.execute("select id, status, expires_on from public.certifications")
         rows = await cursor.fetchall()
-        waiting = {row[0] for row in await self._fetch("select record_key from dynamics_sync.outbox")}
+        waiting = {row[0] for row in await self._fetch(ALL_THAT_WAITS)}
         entries = await self._engine.stores.queue.entries()
         queued = {entry.record_key for entry in entries if QueueStatus(entry.status).is_open}
         found = {"committed": sum(self.changes.values()), "applied": 0, "queued": 0, "waiting": 0, "lost": 0}

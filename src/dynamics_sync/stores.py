@@ -18,6 +18,7 @@ from dynamics_sync.postgres.environments import known_targets
 from dynamics_sync.postgres.inbox_entries import PostgresInboxEntries
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
+from dynamics_sync.postgres.outbox import WAITING
 from dynamics_sync.postgres.pace_store import PostgresPaceStore
 from dynamics_sync.postgres.reconciliation import COUNT_OPEN
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
@@ -81,9 +82,8 @@ class TargetStores:
     pace: PostgresPaceStore
 
     async def waiting(self) -> int:
-        """Records in the outbox."""
-        query = "select count(*) from dynamics_sync.outbox where target = %s"
-        return int(await one_value(self.pool, query, [self.name]))
+        """Records that wait to be sent, or are being sent."""
+        return int(await one_value(self.pool, WAITING, {"target": self.name}))
 
     async def is_sending(self) -> bool:
         """Whether any worker holds a record."""
@@ -189,8 +189,8 @@ class Stores:
         return self.inbox if target is None else (await self.target(target)).inbox
 
     async def waiting(self) -> int:
-        """Records in the outbox."""
-        return int(await one_value(self.pool, "select count(*) from dynamics_sync.outbox"))
+        """Records that wait to be sent, or are being sent."""
+        return int(await one_value(self.pool, WAITING, {"target": None}))
 
     async def differences(self, target: str | None) -> int:
         """Records of one target, or of all, that reconciliation found to differ, and that were not repaired."""

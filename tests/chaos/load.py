@@ -126,12 +126,14 @@ select n.key, n.state, extract(epoch from n.since)::float from chaos.newest n
 where not exists (
   select from dynamics_sync.outbox o where o.source_table = 'public.certifications' and o.record_key = n.key
 ) and not exists (
+  select from dynamics_sync.changes c where c.source_table = 'public.certifications' and n.key = any (c.record_keys)
+) and not exists (
   select from public.dynamics_sync_retry_queue q
   where q.source_table = 'public.certifications' and q.record_key = n.key
     and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying')
 )
 """
-"""One statement, so one snapshot: what neither the outbox nor the queue has."""
+"""One statement, so one snapshot: what is neither noted, nor in the outbox, nor in the queue."""
 
 CHANGES = "select number, transaction, key, state, kind, extract(epoch from at)::float from chaos.changes"
 

@@ -36,7 +36,8 @@ DRAIN_SECONDS = 90.0
 """By then everything that was repaired must have drained."""
 
 WAITING = """
-select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.unanswered)
+select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.changes)
+  + (select count(*) from dynamics_sync.unanswered)
 """
 
 SHORT = Pace(weather=(0.5, 0.8), partition=(1.5, 2.0), rest=(0.1, 0.3), slow=(0.9, 1.2), late=4.0)

@@ -30,7 +30,7 @@ select dynamics_sync.watch('public.people')
 BEGIN = """
 delete from public.people; delete from dynamics_sync.inbox; delete from dynamics_sync.inbox_records;
 delete from dynamics_sync.conflicts; insert into public.people values ('7', '0', '0');
-delete from dynamics_sync.outbox
+delete from dynamics_sync.changes; delete from dynamics_sync.outbox
 """
 AGREED = """
 insert into dynamics_sync.record_state (target, source_table, record_key, applied_version, applied_at)
@@ -40,6 +40,7 @@ OPEN = "select id from public.dynamics_sync_retry_queue where status = 'requires
 PICTURE = """
 select
   (select array[name, city] from public.people),
+  (select jsonb_agg(to_jsonb(changed_columns) order by id) from dynamics_sync.changes),
   (select array_to_json(changed_columns)::jsonb || to_jsonb(lease_owner is not null) from dynamics_sync.outbox),
   (select taken from dynamics_sync.inbox_records),
   (select array_agg(array[column_name, winner] order by id) from dynamics_sync.conflicts),
@@ -71,7 +72,7 @@ class InPostgres:
             case "edit_here":
                 column, value = step.words
                 await self._stores.user.execute(f"update public.people set {column} = %s", [value])
-            case "claim" if model.waiting is not None and model.waiting.lease_owner is None:
+            case "claim" if model.can_be_claimed:
                 self._operation = await claim_one(self._outbox)
             case "settle" if model.request is not None and model.request.has_landed:
                 assert self._operation is not None
@@ -120,6 +121,7 @@ def picture_of(model: Record) -> Any:
     waiting, queued = model.waiting, model.queued
     return (
         [model.row["name"], model.row["city"]],
+        model.changes,
         None if waiting is None else [*waiting.changed_columns, waiting.lease_owner is not None],
         sorted(model.taken),
         [[name, str(winner)] for name, winner in model.conflicts],
@@ -146,6 +148,6 @@ async def test_the_model_does_what_postgres_does(people_at: str) -> None:
                 now = step.at
                 await real.do(step, history.record)
                 history.record.do(step)
-                row, waiting, taken, conflicts, *rest = await real.picture()
-                found = (row, waiting, taken or [], conflicts or [], *rest)
+                row, changes, waiting, taken, conflicts, *rest = await real.picture()
+                found = (row, changes or [], waiting, taken or [], conflicts or [], *rest)
                 assert found == picture_of(history.record), "\n".join((f"seed {seed}", *history.record.lines))

@@ -38,6 +38,7 @@ TABLES = (
     "public.dynamics_sync_retry_queue",
     "dynamics_sync.attempts",
     "dynamics_sync.audit",
+    "dynamics_sync.changes",
     "dynamics_sync.circuit",
     "dynamics_sync.incidents",
     "dynamics_sync.outbox",

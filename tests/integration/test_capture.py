@@ -6,12 +6,14 @@ import pytest
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.postgres.connections import connect
 from dynamics_sync.postgres.migrate import check_schema, migrate
+from support.outbox import FORGET_ALL, GATHER
 from support.postgres import EVERYTHING, MIGRATIONS
 
 TABLE = "create table public.things (id text primary key, name text, grade int)"
 
 
 def waiting(connection: psycopg.Connection[tuple[object, ...]]) -> list[tuple[object, ...]]:
+    connection.execute(GATHER)
     query = "select record_key, operation_type, changed_columns from dynamics_sync.outbox order by record_key"
     return connection.execute(query).fetchall()
 
@@ -30,7 +32,7 @@ def things(database: str) -> psycopg.Connection[tuple[object, ...]]:
 def test_insert_update_delete_and_truncate_mark_the_record(things: psycopg.Connection[tuple[object, ...]]) -> None:
     things.execute("insert into public.things values ('a', 'x', 1), ('b', 'y', 2)")
     assert waiting(things) == [("a", "upsert", []), ("b", "upsert", [])]
-    things.execute("delete from dynamics_sync.outbox")
+    things.execute(FORGET_ALL)
     things.execute("update public.things set grade = 3 where id = 'a'")
     assert waiting(things) == [("a", "upsert", ["grade"])]
     things.execute("update public.things set name = 'z' where id = 'a'")
@@ -50,7 +52,7 @@ def test_a_rolled_back_change_leaves_nothing(things: psycopg.Connection[tuple[ob
 
 def test_an_update_that_changes_nothing_marks_nothing(things: psycopg.Connection[tuple[object, ...]]) -> None:
     things.execute("insert into public.things values ('a', 'x', 1)")
-    things.execute("delete from dynamics_sync.outbox")
+    things.execute(FORGET_ALL)
     things.execute("update public.things set grade = 1")
     assert waiting(things) == []
 
@@ -68,7 +70,11 @@ def test_other_roles_changes_are_captured_and_their_rights_stay(
 ) -> None:
     things.execute(f"set role {role}".encode())
     things.execute("insert into public.things values ('a', 'x', 1)")
-    for statement in ("select * from dynamics_sync.outbox", "select dynamics_sync.resync('public.things')"):
+    for statement in (
+        "select * from dynamics_sync.changes",
+        "select * from dynamics_sync.outbox",
+        "select dynamics_sync.resync('public.things')",
+    ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             things.execute(statement.encode())
     things.execute("reset role")
@@ -84,14 +90,15 @@ def test_the_queue_is_closed_to_users(things: psycopg.Connection[tuple[object, .
 
 def test_resync_marks_every_row(things: psycopg.Connection[tuple[object, ...]]) -> None:
     things.execute("insert into public.things select n::text, 'x', n from generate_series(1, 5) n")
-    things.execute("delete from dynamics_sync.outbox")
+    things.execute(FORGET_ALL)
     assert things.execute("select dynamics_sync.resync('public.things')").fetchone() == (5,)
     assert len(waiting(things)) == 5
 
 
 def targets(connection: psycopg.Connection[tuple[object, ...]]) -> list[object]:
+    connection.execute(GATHER)
     rows = connection.execute("select target from dynamics_sync.outbox order by target").fetchall()
-    connection.execute("delete from dynamics_sync.outbox")
+    connection.execute(FORGET_ALL)
     return [row[0] for row in rows]
 
 

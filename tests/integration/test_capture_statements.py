@@ -8,6 +8,8 @@ import psycopg
 import pytest
 from psycopg.errors import FeatureNotSupported, RaiseException
 
+from support.outbox import FORGET_ALL, GATHER
+
 Connection = psycopg.Connection[tuple[object, ...]]
 
 WAITING = "select record_key, operation_type, changed_columns from dynamics_sync.outbox order by record_key"
@@ -15,8 +17,9 @@ WAITING = "select record_key, operation_type, changed_columns from dynamics_sync
 
 def captured(connection: Connection) -> dict[str, str | list[str]]:
     """What waits since this was last asked: by key 'delete', or the columns that changed."""
+    connection.execute(GATHER)
     rows = connection.execute(WAITING).fetchall()
-    connection.execute("delete from dynamics_sync.outbox")
+    connection.execute(FORGET_ALL)
     return {str(key): "delete" if kind == "delete" else list(names) for key, kind, names in rows}  # type: ignore[call-overload]
 
 
@@ -129,6 +132,7 @@ def test_two_targets_have_their_own_columns(things: Connection) -> None:
     things.execute("select dynamics_sync.watch('public.things', 'id', 'portal', columns => '{grade}')")
     things.execute("update public.things set grade = 1 where id = 1")
     things.execute("update public.things set name = 'n' where id = 2")
+    things.execute(GATHER)
     found = things.execute("select target, record_key, changed_columns from dynamics_sync.outbox order by 2").fetchall()
     assert found == [("portal", "1", ["grade"]), ("dynamics", "2", ["name"])]
 
@@ -299,7 +303,8 @@ def test_what_users_plant_is_not_looked_at(things: Connection) -> None:
     things.execute("grant select, insert, update, delete on public.things to authenticated")
     things.execute("set role authenticated")
     things.execute("create temp table old_rows (id int, name text); create temp table new_rows (like old_rows)")
-    things.execute("create temp table outbox (id int); create domain pg_temp.text as pg_catalog.text check (false)")
+    things.execute("create temp table outbox (id int); create temp table changes (id int)")
+    things.execute("create domain pg_temp.text as pg_catalog.text check (false)")
     things.execute("set search_path = pg_temp, public")
     things.execute("update public.things set name = 'y' where id = 1; insert into public.things values (5)")
     things.execute("delete from public.things where id = 2")
@@ -309,7 +314,7 @@ def test_what_users_plant_is_not_looked_at(things: Connection) -> None:
 
 @pytest.mark.every_postgres
 def test_statements_over_the_same_records_do_not_wait_in_a_circle(user: Connection, database: str) -> None:
-    """Two tables' rows come in opposite orders; each has its own rows to lock, and the outbox takes them by key."""
+    """Nor with those who gather what they changed."""
     user.execute(
         """
         create table public.things (id int primary key, name text);
@@ -335,10 +340,29 @@ def test_statements_over_the_same_records_do_not_wait_in_a_circle(user: Connecti
     threads = [Thread(target=work, args=span) for span in ((1, 200), (100, 300), (50, 250))]
     for thread in threads:
         thread.start()
+    while any(thread.is_alive() for thread in threads):
+        user.execute(GATHER)
     for thread in threads:
         thread.join()
     assert failures == []
     assert len(captured(user)) == 300
+
+
+@pytest.mark.every_postgres
+def test_nobody_waits_for_whoever_has_changed_the_same_records(things: Connection, database: str) -> None:
+    """The operator locks none of the rows: all that the two could meet in is what was captured."""
+    with psycopg.connect(database) as operator, psycopg.connect(database) as person:
+        for each in (operator, person, things):
+            each.execute("set lock_timeout = '1s'")
+        operator.execute("select dynamics_sync.resync('public.things')")
+        person.execute("update public.things set name = 'y'")
+        operator.execute("select dynamics_sync.resync('public.things')")
+        person.execute("select dynamics_sync.resync('public.things')")
+        assert captured(things) == {}
+        person.commit()
+        assert captured(things) == {key: ["name"] for key in ("1", "2", "3")}
+        operator.commit()
+        assert captured(things) == {key: [] for key in ("1", "2", "3")}
 
 
 COUNTING = "select id, a, b from public.things"

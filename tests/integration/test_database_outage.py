@@ -26,6 +26,10 @@ where datname = current_database() and pid <> pg_backend_pid()
 IMPATIENT = "from dynamics_sync.postgres import connections; connections.POOL_TIMEOUT_SECONDS = 1.5"
 """Long enough for the pool's first pause, so that it still tries twice."""
 
+ALL_ARE_HELD = """
+select count(*) = 0 and not exists (select from dynamics_sync.changes)
+from dynamics_sync.outbox where lease_until is null
+"""
 END_LEASES = "update dynamics_sync.outbox set lease_until = clock_timestamp() where lease_until is not null"
 """As if their time were over: what a cut connection left behind."""
 
@@ -138,7 +142,7 @@ async def test_cut_connections_lose_nothing(database: str, tmp_path: Path) -> No
         for status in ("active", "expired", "revoked", "pending"):
             keys += [await on.issue(status) for _ in range(20)]
             await on.rows(TERMINATE_ALL)
-            await on.until("select count(*) = 0 from dynamics_sync.outbox where lease_until is null")
+            await on.until(ALL_ARE_HELD)
         await on.user.execute(END_LEASES)
         await on.settled()
         assert all([await on.record(key) for key in keys])

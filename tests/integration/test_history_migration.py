@@ -74,7 +74,7 @@ async def test_it_sends_nothing_to_dynamics_and_leaves_the_copies_as_they_are(
     certification = at.certification(OLD)
     await migrate_histories(store, SystemClock(), 500, ignore)
     assert at.copy(certification) == OLD
-    assert at.value("select count(*) from dynamics_sync.outbox") == 0
+    assert at.value("select (select count(*) from dynamics_sync.changes) + count(*) from dynamics_sync.outbox") == 0
     assert (await check_histories(store, 500, ignore, repair=False)).differing == 0
 
 

@@ -164,6 +164,7 @@ async def test_a_conflict_that_postgres_wins_is_sent_though_the_request_under_wa
     await here.on.engine.stores.breaker.force_open()
     await here.on.user.execute("update public.certifications set status = 'expiring' where id = %s", [key])
     claim = "select id, version from dynamics_sync.claim('dynamics', 1, 'a request under way', 60, 180)"
+    await here.on.rows("select dynamics_sync.gather('dynamics', 100)")
     ((row, version),) = await here.on.rows(claim)
     there = await here.event(key, hlf_status=option(STATUS["revoked"]))
     await here.told(there.but(at=datetime.now(UTC) + LONG_AGO))

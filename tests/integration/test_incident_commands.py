@@ -19,6 +19,7 @@ from dynamics_sync.simulator.limits import Limits
 from support.commands import START, environment, launched, refused, start, worker_process
 from support.database_clock import DatabaseClock
 from support.engine import Stage, stage
+from support.outbox import GATHER
 from support.processes import Process
 
 Run = Callable[..., Coroutine[Any, Any, subprocess.CompletedProcess[str]]]
@@ -64,6 +65,7 @@ async def command(database: str, tmp_path: Path) -> Run:
 async def left_behind(on: Stage, count: int) -> list[str]:
     """So many records that an outage, incident 1, left in the queue."""
     keys = [await on.issue() for _ in range(count)]
+    await on.user.execute(GATHER)
     await on.user.execute(FROM_OUTBOX_TO_QUEUE)
     await on.user.execute(WATCH_THE_WINDOW)
     return keys

@@ -9,6 +9,7 @@ import pytest
 
 from support.database_clock import INSTALL
 from support.mentors import NOW, TODAY, Connection, add_chapter, add_mentor, certify
+from support.outbox import GATHER
 
 DAY = timedelta(days=1)
 STAND = "update test_clock.setting set stands_at = %s"
@@ -128,10 +129,11 @@ def test_the_last_day_ends_at_midnight_where_the_certification_was_issued(
 
 
 def test_neither_sync_nor_sweep_is_needed(owner: Connection) -> None:
-    """The outbox holds the change, and nobody has moved the certification on."""
+    """The change waits, and nobody has moved the certification on."""
     mentor = add_mentor(owner, add_chapter(owner))
     certify(owner, mentor, TODAY)
     owner.execute("update test_clock.setting set ahead = '10 days'")
     assert listed(owner) == []
     assert owner.execute("select status from public.certifications").fetchone() == ("active",)
+    owner.execute(GATHER)
     assert owner.execute("select count(*) from dynamics_sync.outbox").fetchone() == (1,)

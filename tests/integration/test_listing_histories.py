@@ -65,7 +65,7 @@ MISTAKES = {
     "only what was sent counts": Mistake(
         (LISTING,),
         "where c.",
-        "where not exists (select from dynamics_sync.outbox o where o.record_key = c.id::text) and c.",
+        "where not exists (select from dynamics_sync.changes s where c.id::text = any (s.record_keys)) and c.",
     ),
     "it expires on its last day": Mistake((SWEEP,), "c.expires_on < days.today", "c.expires_on <= days.today"),
 }
@@ -76,7 +76,7 @@ def made(place: Place, mistake: Mistake) -> Iterator[None]:
     """The functions are as somebody who makes this mistake leaves them."""
     with psycopg.connect(place.people.info.dsn, password=place.people.info.password, autocommit=True) as owner:
         owner.execute("grant usage on schema dynamics_sync to service_role")
-        owner.execute("grant select on dynamics_sync.outbox to service_role")
+        owner.execute("grant select on dynamics_sync.changes to service_role")
         names = [f"dynamics_certifications.{name}" for name in mistake.functions]
         right = [owner.execute("select pg_get_functiondef(%s::regproc)", [name]).fetchone() for name in names]
         for definition in right:

@@ -171,13 +171,14 @@ async def test_a_locked_queue_leaves_the_change_in_the_outbox_with_an_event(data
         await on.settled()
 
 
-async def test_a_record_that_a_user_has_locked_while_it_is_given_up_waits_for_no_lease(database: str) -> None:
+async def test_a_record_that_somebody_has_locked_while_it_is_given_up_waits_for_no_lease(database: str) -> None:
     async with stage(database, base_delay_ms=300) as on:
         await on.fault(kind="status", status=503)
         key = await on.issue()
         await on.until_requests(1)
         async with on.user.transaction():
             await on.user.execute("update public.certifications set status = 'expired' where id = %s", [key])
+            await on.user.execute("select dynamics_sync.mark_dirty('dynamics', 'public.certifications', %s)", [key])
             async with await connect(database) as other, asyncio.timeout(10):
                 while not await (await other.execute("select 1 from public.dynamics_sync_retry_queue")).fetchone():
                     await asyncio.sleep(0.05)

@@ -42,7 +42,7 @@ async def test_the_page_tells_what_waits_what_failed_and_what_outgrows(database:
         await on.issue()
         await worker.says("circuit.opened")
         await on.issue()
-        await on.until("select count(*) = 1 from dynamics_sync.outbox")
+        await on.until("select (select count(*) from dynamics_sync.changes) + count(*) = 1 from dynamics_sync.outbox")
         page = await worker.metrics()
         assert numbers(page, "dynamics_sync_outbox_waiting") == {"": 1}
         assert numbers(page, "dynamics_sync_circuit_state")["open dynamics"] == 1

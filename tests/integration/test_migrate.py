@@ -18,6 +18,7 @@ from dynamics_sync.postgres.migrate import LOCK_KEY, check_schema, migrate
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from support.commands import launched
 from support.mentors import add_chapter, add_mentor, certify
+from support.outbox import GATHER
 from support.postgres import EVERYTHING, MIGRATIONS, SERVERS
 from support.processes import Process
 from support.supabase import (
@@ -114,6 +115,7 @@ def through_the_api(owner: Connection, role: str) -> Iterator[Connection]:
 
 
 def waiting(connection: Connection) -> list[tuple[object, ...]]:
+    connection.execute(GATHER)
     return connection.execute("select source_table, record_key, operation_type from dynamics_sync.outbox").fetchall()
 
 

@@ -1,4 +1,4 @@
-"""What claiming, releasing and settling cost while the planner is misled about what waits: no more than what they are
+"""What gathering, claiming, releasing and settling cost while the planner is misled about what waits: no more than what they are
 about. The same of claiming deliveries."""
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 from psycopg.abc import Query
 
 from dynamics_sync.postgres.inbox import CLAIM as CLAIM_DELIVERIES
-from dynamics_sync.postgres.outbox import CLAIM, RELEASE, SETTLE
+from dynamics_sync.postgres.outbox import CLAIM, GATHER, RELEASE, SETTLE
 
 FEW, MANY = 100, 20_000
 SOME = 16
@@ -24,6 +24,8 @@ insert into public.dynamics_sync_retry_queue (
   source_table, record_key, operation_type, payload_json, failure_reason, error_code, attempt_count, status
 )
 select 'public.t', n::text, 'upsert', '{{}}', 'x', 'x', 1, 'pending_manual_replay' from generate_series(1, {waiting}) n;
+insert into dynamics_sync.changes (target, source_table, operation_type, records, record_keys)
+select 'dynamics', 'public.t', 'upsert', 1, array[n::text] from generate_series(1, {waiting}) n;
 insert into dynamics_sync.inbox_records (target, entity_name, record_id, source_table, record_key, taken)
 select 'dynamics', 't', md5(n::text), 'public.t', n::text, '{{x}}' from generate_series(1, {waiting}) n
 """
@@ -33,16 +35,19 @@ select 'dynamics', n::text, 't', 'Update', n::text, '{}', '' from generate_serie
 """
 EMPTY = """
 delete from dynamics_sync.outbox;
+delete from dynamics_sync.changes;
 delete from public.dynamics_sync_retry_queue;
 delete from dynamics_sync.inbox_records
 """
 ALMOST_EMPTY = """
 delete from dynamics_sync.outbox where id < (select max(id) from dynamics_sync.outbox);
+delete from dynamics_sync.changes where id < (select max(id) from dynamics_sync.changes);
 delete from public.dynamics_sync_retry_queue where record_key <> '{waiting}';
 delete from dynamics_sync.inbox_records where record_key <> '{waiting}'
 """
 TABLES = (
     "dynamics_sync.outbox",
+    "dynamics_sync.changes",
     "dynamics_sync.record_state",
     "public.dynamics_sync_retry_queue",
     "dynamics_sync.inbox_records",
@@ -132,6 +137,18 @@ def test_few_rows_are_read_however_many_wait(database: str, lie: str) -> None:
             before = rows_read(connection)
             outcomes = connection.execute(SETTLE, claimed("x", ids, versions)).fetchall()
             assert set(outcomes) == {(id, "gone") for id in ids}
+            assert rows_read(connection) - before < 10 * SOME
+
+
+@pytest.mark.every_postgres
+@pytest.mark.parametrize("lie", LIES)
+def test_few_changes_are_read_however_many_are_noted(database: str, lie: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        mislead(connection, lie, MANY)
+        with connection.transaction():
+            before = rows_read(connection)
+            gathering: Parameters = {"target": "dynamics", "gathered_at_once": SOME}
+            assert connection.execute(GATHER, gathering).fetchall() == [(SOME,)]
             assert rows_read(connection) - before < 10 * SOME
 
 

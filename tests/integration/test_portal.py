@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from dynamics_sync.core.explanations import explain
 from dynamics_sync.simulator import PORTAL_SECRET
 from support.engine import Stage, engine_settings, stage, working
+from support.outbox import GATHER
 
 EXPIRED = 100000003
 NEXT_CONTRACT = Path(__file__).parents[2] / "examples" / "portal-contract.json"
@@ -27,7 +28,10 @@ async def queued(on: Stage) -> list[tuple[Any, ...]]:
 
 
 async def settled_with(on: Stage, target: str) -> None:
-    await on.until(f"select count(*) = 0 from dynamics_sync.outbox where target = '{target}'")
+    await on.until(
+        f"select not exists (select from dynamics_sync.changes where target = '{target}') "
+        f"and not exists (select from dynamics_sync.outbox where target = '{target}')"
+    )
 
 
 async def test_a_change_reaches_dynamics_and_the_portal(database: str) -> None:
@@ -146,7 +150,10 @@ async def test_a_portal_that_is_down_does_not_hold_up_dynamics(database: str, fa
         await settled_with(on, "dynamics")
         assert all([await on.record(key) for key in keys])
         assert await on.listed() == []
-        waiting = await on.rows("select count(*) from dynamics_sync.outbox where target = 'portal'")
+        waiting = await on.rows(
+            "select (select count(*) from dynamics_sync.outbox where target = 'portal') "
+            "+ (select count(*) from dynamics_sync.changes where target = 'portal')"
+        )
         assert waiting[0][0] + len(await queued(on)) == 60
         assert (await on.engine.stores.breaker.state()).value == "closed"
         await on.lift_faults()
@@ -213,6 +220,7 @@ async def test_switched_off_changes_wait_for_the_portal_too(database: str) -> No
     """R26."""
     async with stage(database, portal=True, working=False) as on:
         await on.issue()
+        await on.rows(GATHER)
         waiting = await on.rows("select target from dynamics_sync.outbox order by target")
         assert waiting == [("dynamics",), ("portal",)]
         async with working(

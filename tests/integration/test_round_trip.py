@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.engine import ENTITY_SET, Stage, stage
+from support.engine import ENTITY_SET, NOTHING_WAITS, Stage, stage
 from support.webhooks import PATH, SECRET, receiving
 
 STATUS = {"active": 100000001, "expiring": 100000002, "revoked": 100000004}
@@ -47,8 +47,9 @@ class Trip:
                 async with self.on.http.get(url) as response:
                     told = await response.json()
                 still = await self.on.rows("select count(*) from dynamics_sync.inbox where status = 'received'")
-                waiting = await self.on.rows("select count(*) from dynamics_sync.outbox")
-                if all(one["outcome"] not in ("waiting", "sending") for one in told) and still == waiting == [(0,)]:
+                nothing_waits = await self.on.rows(NOTHING_WAITS)
+                all_told = all(one["outcome"] not in ("waiting", "sending") for one in told)
+                if all_told and (still, nothing_waits) == ([(0,)], [(True,)]):
                     return
                 await asyncio.sleep(0.02)
 

@@ -10,6 +10,7 @@ import pytest
 from dynamics_sync.postgres.connections import Connection as UserConnection
 from dynamics_sync.postgres.connections import connect
 from support.engine import Stage, stage
+from support.outbox import GATHER
 
 PARTITION = (Path(__file__).parents[2] / "deploy" / "postgres" / "partition_outbox.sql").read_bytes()
 
@@ -190,16 +191,18 @@ def test_what_it_would_lose_or_may_not_do_it_refuses(owner: Connection, prepare:
 
 
 @pytest.mark.every_postgres
-async def test_a_change_made_meanwhile_waits_for_it_and_is_captured(database: str, user: UserConnection) -> None:
+async def test_a_change_made_meanwhile_does_not_wait_for_it_and_is_captured(
+    database: str, user: UserConnection
+) -> None:
     async with stage(database, working=False) as on:
         certification = await on.issue()
         async with await connect(database) as owner:
             async with owner.transaction():
                 await owner.execute(PARTITION)
                 revoke = "update public.certifications set status = 'revoked' where id = %s"
-                change = asyncio.create_task(user.execute(revoke, [certification]))
-                await on.until(WAITS_FOR_A_LOCK)
-            await change
+                await user.execute("set lock_timeout = '1s'")
+                await user.execute(revoke, [certification])
+        await on.rows(GATHER)
         waiting = "select record_key, 'status' = any (changed_columns) from dynamics_sync.outbox"
         assert await on.rows(waiting) == [(certification, True)]
 
@@ -207,11 +210,13 @@ async def test_a_change_made_meanwhile_waits_for_it_and_is_captured(database: st
 async def test_two_at_once_are_one_after_the_other(database: str, user: UserConnection) -> None:
     async with stage(database, working=False) as on, await connect(database) as owner:
         await on.issue()
+        await on.rows(GATHER)
         async with owner.transaction():
             await owner.execute(PARTITION)
             second = asyncio.create_task(user.execute(PARTITION))
             await on.until(WAITS_FOR_A_LOCK)
             waiting = await (await owner.execute(OUTBOX)).fetchall()
+        assert len(waiting) == 1
         await second
         assert await on.rows(OUTBOX) == waiting
         keys = "select count(*) from pg_index where indrelid = 'dynamics_sync.outbox'::regclass"

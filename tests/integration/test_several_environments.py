@@ -83,13 +83,19 @@ async def test_one_that_is_down_with_thousands_waiting_keeps_no_other_from_its_t
         before = (await eu.rows(pace), len(await eu.requests()))
 
         keys = [await us.issue() for _ in range(10)]
-        await us.until(f"select count(*) = 0 from dynamics_sync.outbox where target = '{US}'")
+        await us.until(
+            f"select not exists (select from dynamics_sync.changes where target = '{US}') "
+            f"and not exists (select from dynamics_sync.outbox where target = '{US}')"
+        )
         assert [await status(us, key) for key in keys] == [STATUS["active"]] * 10
         assert (await us.engine.stores.breaker.state()).value == "closed"
         assert (await eu.engine.stores.breaker.state()).value == "open"
         assert (await eu.rows(pace), len(await eu.requests())) == before
         assert await us.rows("select count(*) from dynamics_sync.pace where target = %s", US) == [(1,)]
-        of_eu = "select (select count(*) from dynamics_sync.outbox) + count(*) from public.dynamics_sync_retry_queue"
+        of_eu = (
+            "select (select count(*) from dynamics_sync.outbox) + (select count(*) from dynamics_sync.changes) "
+            "+ (select count(*) from public.dynamics_sync_retry_queue)"
+        )
         assert await eu.rows(of_eu) == [(WAITING + 11,)]
 
 

@@ -18,6 +18,10 @@ from support.engine import ENTITY_SET, Stage, engine_settings, stage
 CONCURRENCY = "4"
 COOL_DOWN = 60.0
 LEASE = 3600.0
+ALL_ARE_HELD = """
+select count(*) = 0 and not exists (select from dynamics_sync.changes)
+from dynamics_sync.outbox where lease_owner is null
+"""
 """Longer than any."""
 ACTIVE, REVOKED = 100000001, 100000004
 
@@ -210,7 +214,7 @@ async def test_what_a_killed_process_held_is_sent_by_the_others(
             await victim.wait()
         await on.lift_faults()
         async with worker_processes(on, database, tmp_path, 2, concurrency=CONCURRENCY):
-            await on.until("select count(*) = 0 from dynamics_sync.outbox where lease_owner is null")
+            await on.until(ALL_ARE_HELD)
             assert await on.rows("select count(*) > 0 from dynamics_sync.outbox") == [(True,)]
             await database_clock.advance(LEASE)
             await on.settled()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from support.commands import WorkerProcess, start, worker_process
 from support.engine import Stage, stage
+from support.outbox import GATHER
 
 WAITING = "select record_key, lease_owner, lease_until from dynamics_sync.outbox"
 SWEEP_OFTEN = "from dynamics_sync.certifications import sweep; sweep.EVERY_SECONDS = 0.05"
@@ -32,6 +33,7 @@ async def test_changes_wait_and_nobody_is_asked_for_a_token(database: str, tmp_p
             assert (await worker.health("circuit"))[1]["state"] == "closed"
             assert worker.events("worker.disabled")
         assert await on.requests() == []
+        await on.rows(GATHER)
         assert await on.rows(WAITING) == [(key, None, None)]
 
 
@@ -58,6 +60,7 @@ async def test_what_happens_meanwhile_arrives_afterwards_each_record_in_its_newe
             await on.user.execute("delete from public.certifications where id = %s", [keys[2]])
             keys.append(await on.issue())
         assert len(await on.requests()) == before
+        await on.rows(GATHER)
         assert {row[0] for row in await on.rows(WAITING)} == set(keys)
 
         async with worker_process(on, database, tmp_path):
@@ -74,6 +77,7 @@ async def test_certifications_expire_all_the_same(database: str, tmp_path: Path)
         key = await on.issue(expires_on=LONG_AGO)
         await on.until("select status = 'expired' from public.certifications")
         await worker.says("sweep.moved")
+        await on.rows(GATHER)
         assert await on.rows(WAITING) == [(key, None, None)]
 
 

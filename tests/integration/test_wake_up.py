@@ -91,6 +91,7 @@ def ear(database: str) -> Iterator[Ear]:
         yield Ear(connection)
 
 
+GATHER = "select dynamics_sync.gather('dynamics', 100)"
 CLAIM = "select count(*) from dynamics_sync.claim('dynamics', %s, 'x', 60, 180)"
 LISTEN = "insert into dynamics_sync.attention values ('dynamics', default, clock_timestamp() + interval '1 hour')"
 
@@ -109,9 +110,10 @@ def test_nobody_is_woken_who_is_awake_or_does_not_listen(database: str, ear: Ear
         user.execute("update public.things set grade = 1")
         assert ear.heard() == []
 
+        assert user.execute(GATHER).fetchone() == (9,)
         assert user.execute(CLAIM, [9]).fetchone() == (9,)
         user.execute("update public.things set name = 'z'")
-        user.execute("delete from dynamics_sync.outbox")
+        user.execute("delete from dynamics_sync.changes; delete from dynamics_sync.outbox")
         assert ear.heard() == []
         assert user.execute(CLAIM, [9]).fetchone() == (0,)
         user.execute("truncate public.things")

@@ -12,6 +12,7 @@ from on_supabase.conftest import Project
 from support.chapters import Chapter, make_chapter
 from support.engine import stage
 from support.jwt import token, unsigned, user_token, with_claims
+from support.outbox import GATHER
 from support.supabase_gateway import LEGACY_ANON, LEGACY_SERVICE, PUBLISHABLE, SECRET, Gateway
 
 QUEUE = "dynamics_sync_retry_queue"
@@ -137,13 +138,17 @@ async def test_a_coordinator_sees_the_certifications_of_her_chapter_and_no_other
 async def test_what_she_changes_reaches_dynamics(
     project: Project, supabase: Gateway, owner: Connection, hers: Chapter
 ) -> None:
-    captured = "select version from dynamics_sync.outbox where record_key = %s"
-    (before,) = await (await owner.execute(captured, [str(hers.certification)])).fetchone() or ()
+    async def captured() -> int:
+        await owner.execute(GATHER)
+        query = "select version from dynamics_sync.outbox where record_key = %s"
+        (version,) = await (await owner.execute(query, [str(hers.certification)])).fetchone() or ()
+        return int(version)
+
+    before = await captured()
     async with supabase.client(PUBLISHABLE, user_token(hers.coordinator)) as app:
         change = app.table("certifications").update({"status": "expired"}).eq("id", str(hers.certification))
         assert [row["status"] for row in (await change.execute()).data] == ["expired"]
-    (after,) = await (await owner.execute(captured, [str(hers.certification)])).fetchone() or ()
-    assert after > before
+    assert await captured() > before
     async with stage(project.owner) as on:
         await on.settled()
         assert (await on.record(str(hers.certification)) or {})["hlf_status"] == EXPIRED

@@ -25,6 +25,7 @@ from dynamics_sync.sync.worker import WorkerSettings
 from dynamics_sync.web.health import ANSWER_SECONDS, Health, health_app
 from support.commands import worker_process
 from support.engine import stage
+from support.outbox import FORGET_ALL, NOTE
 from support.postgres import binaries
 
 ROOT = Path(__file__).parents[2]
@@ -314,7 +315,10 @@ def test_keda_counts_what_waits_for_dynamics_up_to_what_all_workers_are_for(data
         owner.execute(fill, ["portal", 10])
         owner.execute(fill, [DYNAMICS, 7])
         assert counted() == 7
-        owner.execute("delete from dynamics_sync.outbox")
+        owner.execute(NOTE, [DYNAMICS, "public.t", "upsert", [], ["changed just now"]])
+        owner.execute(NOTE, ["portal", "public.t", "upsert", [], ["changed just now"]])
+        assert counted() == 8
+        owner.execute(FORGET_ALL)
         owner.execute(fill, [DYNAMICS, most * each + 1])
         assert counted() == most * each
 

@@ -69,7 +69,6 @@ class DatabaseNetwork:
     def __init__(self, world: Surroundings) -> None:
         self._world = world
         self.moods: list[Action] = []
-        self._waiting: list[tuple[str, Callable[[], None]]] = []
         """Transactions that wait for a record's lock."""
 
     def send(self, machine: Caller, name: str, key: str | None, transaction: Callable[[], Any]) -> asyncio.Future[Any]:
@@ -96,9 +95,6 @@ class DatabaseNetwork:
         def arrive() -> None:
             if answer.cancelled() and random.random() < 0.5:
                 return  # the cancellation was there first
-            if key is not None and key in self._world.database.locked:
-                self._waiting.append((key, arrive))
-                return
             before = self._world.database.circuit
             result = transaction()
             self._note_circuit(before, machine)
@@ -112,15 +108,6 @@ class DatabaseNetwork:
 
         loop.call_later(there, arrive, context=WORLD)
         return answer
-
-    def unlock(self, unlocked: str) -> None:
-        """A user's transaction is over: who waited for its record goes on."""
-        waiting, self._waiting = self._waiting, []
-        for key, go_on in waiting:
-            if key == unlocked:
-                go_on()
-            else:
-                self._waiting.append((key, go_on))
 
     def _fail(self, answer: asyncio.Future[Any], machine: Caller, name: str) -> None:
         if not answer.done():

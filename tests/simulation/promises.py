@@ -114,8 +114,8 @@ class Promises:
         self.settled_by_person.discard(key)
 
     def check(self) -> None:
-        """I1: each committed change is in the outbox, in an open queue entry, or applied in its newest state; what may
-        have been written is kept in mind by whoever lets go of it."""
+        """I1: each committed change is noted, in the outbox, in an open queue entry, or applied in its newest state;
+        what may have been written is kept in mind by whoever lets go of it."""
         database = self._database
         for key, claim in [*self._uncertain]:
             row = database.outbox.get(key)
@@ -123,8 +123,9 @@ class Promises:
                 self._uncertain.remove((key, claim))
                 if key not in database.unanswered:
                     self.violate(f"I1 {key} may have been written, and nobody keeps it in mind")
+        waiting = database.waiting
         for key, state in self.committed.items():
-            if key in database.outbox or key in database.open_entries or key in database.unanswered:
+            if key in waiting or key in database.open_entries or key in database.unanswered:
                 continue
             if key not in self.settled_by_person and not self._holds(key, state):
                 self.violate(f"I1 {key} is lost: Dynamics holds {self.held(key)}, not {state}, and nothing waits")

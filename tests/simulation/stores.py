@@ -1,4 +1,4 @@
-"""The database as the engine sees it, in memory: outbox, retry queue, circuit, unanswered requests.
+"""The database as the engine sees it, in memory: changes, outbox, retry queue, circuit, unanswered requests.
 
 `Database` is the state, and one method for each transaction; all of them are atomic, and none waits. It does what
 `postgres/` does with SQL: `tests/contracts` holds the two against one another. The adapters below it make ports of it,
@@ -49,6 +49,16 @@ class Row:
     lease_until: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a user changed, as it was noted."""
+
+    key: str
+    operation_type: OperationType
+    columns: tuple[str, ...]
+    at: float
+
+
 @dataclass(slots=True)
 class Entry:
     """An entry of the retry queue."""
@@ -74,6 +84,8 @@ class Database:
 
     clock: Callable[[], float]
     late_seconds: float
+    changes: list[Change] = field(default_factory=list)
+    """What is not gathered yet."""
     outbox: dict[str, Row] = field(default_factory=dict)
     queue: dict[str, Entry] = field(default_factory=dict)
     open_entries: dict[str, Entry] = field(default_factory=dict)
@@ -86,12 +98,32 @@ class Database:
     senders: dict[str, float] = field(default_factory=dict)
     """Until when each worker counts as sending."""
     locked: set[str] = field(default_factory=set)
-    """Records whose outbox row an open transaction of a user has locked."""
+    """Records whose outbox row an open transaction has locked."""
+    _last_moment: int = 0
     _last_version: int = 0
     _last_id: int = 0
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.clock())
+
+    @property
+    def waiting(self) -> set[str]:
+        """Records that Dynamics does not have in their newest state."""
+        return {*self.outbox, *(change.key for change in self.changes)}
+
+    def note(self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()) -> None:
+        """What the trigger does when a user changes a record."""
+        self.changes.append(Change(key, operation_type, tuple(columns), self._moment()))
+
+    def gather(self) -> None:
+        """Bring what was changed into the outbox, all or nothing."""
+        if any(change.key in self.locked for change in self.changes):
+            return
+        for key in dict.fromkeys(change.key for change in self.changes):
+            of_record = [change for change in self.changes if change.key == key]
+            columns = sorted({name for change in of_record for name in change.columns})
+            self.mark_dirty(key, of_record[-1].operation_type, columns, min(change.at for change in of_record))
+        self.changes = []
 
     def mark_dirty(
         self,
@@ -100,17 +132,22 @@ class Database:
         columns: Sequence[str] = (),
         changed_at: float | None = None,
     ) -> None:
-        """What the trigger does. Whoever calls it holds the row's lock, or has waited for it; it is called when the
-        user's transaction commits, which may be later than the change."""
+        """Whoever calls it holds the row's lock, or has waited for it; it is called when the transaction commits, which
+        may be later than the change."""
         self._last_version += 1
         row = self.outbox.get(key)
         if row is None:
             self._last_id += 1
-            enqueued_at = self.clock() if changed_at is None else changed_at
+            enqueued_at = self._moment() if changed_at is None else changed_at
             self.outbox[key] = Row(self._last_id, self._last_version, enqueued_at, operation_type, tuple(columns))
             return
         row.version, row.operation_type = self._last_version, operation_type
         row.changed_columns = tuple(sorted({*row.changed_columns, *columns}))
+
+    def _moment(self) -> float:
+        """Now. No two are equal, even if the clock stands still."""
+        self._last_moment += 1
+        return self.clock() + self._last_moment * 1e-10
 
     def send_again(self, key: str, operation_type: OperationType = OperationType.UPSERT) -> None:
         """Mark it dirty so that it is sent, whatever Dynamics is believed to hold."""
@@ -122,6 +159,11 @@ class Database:
         return self.record_state[key][2] if key in self.record_state else None
 
     def claim(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+        self.gather()
+        return self.take(limit, claim_id, lease_seconds)
+
+    def take(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+        """What a claim does after it has gathered."""
         now = self.clock()
         due = [
             (row.attempts, row.enqueued_at, row.id, key, row)
@@ -176,7 +218,7 @@ class Database:
     def release(
         self, operation: SyncOperation, attempts: int, failures: Sequence[FailedAttempt], unanswered: bool
     ) -> bool:
-        """Whether it is still ours, as a user has locked it."""
+        """Whether it is still ours, as somebody has locked it."""
         self.attempts += [(operation.record_key, failure) for failure in failures]
         if unanswered and self._row(operation) is not None:
             self.note_unanswered(operation.record_key)
@@ -327,6 +369,9 @@ class ModelOutbox:
         self._wire = wire
         self._names = names
         self._lease_seconds = lease_seconds
+
+    async def gather(self) -> None:
+        await self._wire("gather", None, self._database.gather)
 
     async def claim(self, limit: int) -> Claim:
         claim_id = self._names()

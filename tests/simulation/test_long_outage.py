@@ -54,12 +54,12 @@ def test_an_outage_of_eight_hours_wears_no_record_out(workers: int) -> None:
 
     world.loop.run(lambda: False, down.at + OUTAGE_SECONDS)
     left = len(world.database.open_entries)
-    assert left + len(world.database.outbox) == RECORDS
+    assert left + len(world.database.waiting) == RECORDS
     assert left <= RECORDS // 100
     probes = OUTAGE_SECONDS / AS_PEOPLE_HAVE_IT.circuit.cool_down_seconds
     assert world.to_dynamics.requests <= workers * 48 + probes + 10
 
-    assert world.loop.run(lambda: not world.database.outbox, down.at + OUTAGE_SECONDS + 300)
+    assert world.loop.run(lambda: not world.database.waiting, down.at + OUTAGE_SECONDS + 300)
     arrived = [key for key, state in world.promises.committed.items() if world.promises.held(key) == state]
     assert len(arrived) == RECORDS - left
     assert world.violations == []

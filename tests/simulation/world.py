@@ -55,6 +55,8 @@ class World:
         """States that each record had: some come again."""
         self._before: dict[str, int | None] = {}
         """What each record was before its last change; None if it was not there."""
+        self.held: set[str] = set()
+        """Records that a user's open transaction has changed."""
         self._ambushes: list[Action] = []
         """What happens when a worker gets to some point."""
         self._names = 0
@@ -72,7 +74,7 @@ class World:
         for error in self.loop.errors:
             self.violate(f"an exception that nobody took: {error}")
         if not arrived and not self.violations:
-            waiting = ", ".join(self.database.outbox) or ", ".join(self.database.unanswered)
+            waiting = ", ".join(self.database.waiting) or ", ".join(self.database.unanswered)
             self.violate(f"after {END - END_OF_TROUBLE:.0f} s without trouble records still wait: {waiting}")
         if arrived and not self.violations:
             self.promises.check_arrived()
@@ -84,7 +86,7 @@ class World:
             return True
         return (
             self.loop.time() > END_OF_TROUBLE
-            and not self.database.outbox
+            and not self.database.waiting
             and not self.database.unanswered
             and not self.to_dynamics.under_way
             and not self.operators
@@ -114,11 +116,11 @@ class World:
         match action.kind:
             case Kind.CHANGE | Kind.DELETE | Kind.UNDO:
                 for key in [action.key] if action.key else [*self.promises.committed]:
-                    if key not in self.database.locked:
+                    if key not in self.held:
                         self.commit(replace(action, key=key))
             case Kind.TRANSACTION:
-                if action.key not in self.database.locked:
-                    self.database.locked.add(action.key)
+                if action.key not in self.held:
+                    self.held.add(action.key)
                     self.loop.call_later(action.seconds, self.end_transaction, action, context=WORLD)
             case Kind.DYNAMICS:
                 self.to_dynamics.moods.append(action)
@@ -149,7 +151,7 @@ class World:
                 self.loop.call_later(action.delay, self.act, replace(action, point=None, worker=worker), context=WORLD)
 
     def commit(self, action: Action) -> None:
-        """A user's transaction commits, and with it the trigger's row."""
+        """A user's transaction commits, and with it what the trigger noted."""
         self._state += 1
         earlier = self.earlier.setdefault(action.key, [])
         state = None if action.kind is Kind.DELETE else self._state
@@ -164,16 +166,15 @@ class World:
             return  # there is no such row
         self._before[action.key] = current
         self.promises.commit(action.key, state)
-        self.database.mark_dirty(action.key)
+        self.database.note(action.key)
         self.note("user", f"{action.key} is {state}")
         self.notify()
         self.promises.check()
 
     def end_transaction(self, action: Action) -> None:
-        self.database.locked.discard(action.key)
+        self.held.discard(action.key)
         if action.commits:
             self.commit(action)
-        self.to_database.unlock(action.key)
 
     def _replay(self) -> None:
         """`queue replay --all`, a process of its own."""

@@ -19,6 +19,7 @@ from dynamics_sync.core.operation import Applied, FailureReason, SyncOperation
 from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.sync.ports import Failure
 from simulation.stores import EPOCH, Database, Entry, Row
+from support.orders import fork
 from support.outbox import LEASE_SECONDS
 
 KEY = "7"
@@ -107,6 +108,11 @@ class Record:
         return self._database.outbox.get(KEY)
 
     @property
+    def changes(self) -> list[list[str]]:
+        """The columns of what is not gathered yet."""
+        return [[*change.columns] for change in self._database.changes]
+
+    @property
     def queued(self) -> Entry | None:
         """Its open entry in the queue."""
         return self._database.open_entries.get(KEY)
@@ -128,7 +134,7 @@ class Record:
 
     def edit_here(self, column: str, value: str) -> None:
         self.row[column] = value
-        self._database.mark_dirty(KEY, columns=[column])
+        self._database.note(KEY, columns=[column])
         if column == "name":
             self.latest = value
 
@@ -140,8 +146,12 @@ class Record:
         self.modified_at = self.now
         self.told.append(Told(change))
 
+    @property
+    def can_be_claimed(self) -> bool:
+        return KEY in self._database.waiting and (self.waiting is None or self.waiting.lease_owner is None)
+
     def claim(self) -> None:
-        if self.waiting is not None and self.waiting.lease_owner is None:
+        if self.can_be_claimed:
             (operation,) = self._database.claim(1, self._name(), LEASE_SECONDS)
             self.request = Request(operation, dict(self.row))
 
@@ -199,6 +209,9 @@ class Record:
         if told.held is not None and written_at is not None and written_at >= (told.claimed_at or 0):
             told.held = None  # it may be older than what was written meanwhile
             return
+        before = self._database
+        self._database = fork(before)
+        self._database.gather()
         sides = Sides(
             dict(self.row),
             self._columns_waiting(),
@@ -210,6 +223,7 @@ class Record:
         try:
             resolution = resolve(people(self.owner), told.change, told.held, sides)
         except RecordNeededError:
+            self._database = before
             told.held = self.properties()
             return
         self.told.remove(told)
@@ -247,7 +261,7 @@ class Record:
 
     @property
     def is_at_rest(self) -> bool:
-        return self.waiting is None and self.queued is None and not self.is_unanswered and not self.told
+        return not self._database.waiting and self.queued is None and not self.is_unanswered and not self.told
 
     @property
     def wrong(self) -> str | None:

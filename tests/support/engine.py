@@ -99,8 +99,8 @@ class Stage:
         )
 
     async def settled(self) -> None:
-        """Until nothing waits in the outbox."""
-        await self.until("select count(*) = 0 from dynamics_sync.outbox")
+        """Until nothing waits."""
+        await self.until(NOTHING_WAITS)
 
     async def until(self, condition: str) -> None:
         async with asyncio.timeout(15):
@@ -112,6 +112,11 @@ class Stage:
         async with asyncio.timeout(15):
             while len(await self.requests()) < count:
                 await asyncio.sleep(0.02)
+
+
+NOTHING_WAITS = """
+select not exists (select from dynamics_sync.changes) and not exists (select from dynamics_sync.outbox)
+"""
 
 
 def engine_settings(database_url: str, simulator_url: str, **overrides: object) -> Settings:

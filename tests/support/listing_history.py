@@ -44,7 +44,7 @@ delete from public.certifications;
 delete from public.peer_mentors;
 delete from public.chapters;
 delete from public.organisations;
-delete from dynamics_sync.outbox
+delete from dynamics_sync.changes
 """
 CHANGE = """
 insert into public.certifications (id, peer_mentor_id, chapter_id, status, issued_on, expires_on)
@@ -182,7 +182,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def all_is_sent(self) -> None:
         """Otherwise nothing is."""
-        self._people.execute("delete from dynamics_sync.outbox")
+        self._people.execute("delete from dynamics_sync.changes")
 
     @rule(workers=st.integers(1, 3), at_most=st.sampled_from([1, 2, 1000]))
     def sweep(self, workers: int, at_most: int) -> None:

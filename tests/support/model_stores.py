@@ -40,6 +40,11 @@ class ModelStores:
     ) -> None:
         await self._wire("change", key, lambda: self.database.mark_dirty(key, operation_type, columns))
 
+    async def note(
+        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
+        self.database.note(key, operation_type, columns)
+
     async def begin(self) -> Transaction:
         return ModelTransaction(self)
 
@@ -107,6 +112,7 @@ class ModelTransaction:
 def picture_of(database: Database) -> Picture:
     """What can be seen of the model."""
     return Picture(
+        [(change.key, change.operation_type, change.columns, change.at) for change in database.changes],
         {
             key: Waiting(
                 row.id,

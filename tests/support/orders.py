@@ -69,6 +69,7 @@ def orders(database: Database, threads: Sequence[Thread]) -> Iterator[tuple[Data
 def _state(database: Database) -> Hashable:
     """What tells one state from another."""
     return (
+        tuple(database.changes),
         tuple((key, *astuple(row)) for key, row in sorted(database.outbox.items())),
         tuple((entry.id, entry.status, entry.failure) for entry in database.queue.values()),
         tuple(sorted(database.unanswered.items())),

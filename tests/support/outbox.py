@@ -1,4 +1,4 @@
-"""An outbox as tests use it: records are marked dirty as the trigger marks them."""
+"""An outbox as tests use it: changes are noted as the trigger notes them."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,35 @@ TARGET = "dynamics"
 TABLE = "public.things"
 LEASE_SECONDS = 90.0
 
+NOTE = """
+insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
+values (%s, %s, %s, %s, 1, %s)
+"""
+
+GATHER = """
+select dynamics_sync.gather(noted.target, 1000000)
+from (select distinct target from dynamics_sync.changes) as noted
+"""
+"""What a claim does first: what users changed is in the outbox from here on. For whoever owns the outbox."""
+
+FORGET_ALL = "delete from dynamics_sync.changes; delete from dynamics_sync.outbox"
+"""Start afresh: nothing waits."""
+
 
 async def mark_dirty(
     user: Connection, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
 ) -> None:
-    """What the trigger does when a user changes a record."""
+    """Wherever a record is to be sent again: its row of the outbox is locked until the transaction ends."""
     await user.execute(
         "select dynamics_sync.mark_dirty(%s, %s, %s, %s, %s)", [TARGET, TABLE, key, operation_type, list(columns)]
     )
+
+
+async def note(
+    user: Connection, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+) -> None:
+    """What the trigger does when a user changes a record."""
+    await user.execute(NOTE, [TARGET, TABLE, operation_type, list(columns), [key]])
 
 
 async def claim(outbox: Outbox, limit: int = 100) -> dict[str, SyncOperation]:

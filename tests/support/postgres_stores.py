@@ -16,12 +16,16 @@ from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.sync.ports import CircuitStore, Outbox, PaceStore, RetryQueue
 from simulation.stores import EPOCH
 from support.database_clock import DatabaseClock
-from support.outbox import LEASE_SECONDS, TARGET, mark_dirty
+from support.outbox import LEASE_SECONDS, TARGET, mark_dirty, note
 from support.stores import Entry, Failed, Picture, Transaction, Waiting, seconds_since
 
 WAITING = """
 select record_key, id, version, operation_type, changed_columns, enqueued_at, attempts, lease_owner, lease_until
 from dynamics_sync.outbox where target = %(target)s
+"""
+CHANGES = """
+select key, operation_type, changed_columns, noted_at
+from dynamics_sync.changes, unnest(record_keys) as key where target = %(target)s order by id
 """
 ENTRIES = """
 select id::text, record_key, operation_type, status, failure_reason, error_code, attempt_count
@@ -40,9 +44,12 @@ AGES = """
 create sequence test_clock.moments;
 alter table dynamics_sync.outbox alter column enqueued_at
   set default test_clock.clock_timestamp() + nextval('test_clock.moments') * interval '1 microsecond';
+alter table dynamics_sync.changes alter column noted_at
+  set default test_clock.clock_timestamp() + nextval('test_clock.moments') * interval '1 microsecond';
 """
 FORGET = """
-delete from dynamics_sync.outbox; delete from dynamics_sync.unanswered; delete from dynamics_sync.record_state;
+delete from dynamics_sync.changes; delete from dynamics_sync.outbox;
+delete from dynamics_sync.unanswered; delete from dynamics_sync.record_state;
 delete from dynamics_sync.pace; delete from dynamics_sync.senders;
 delete from dynamics_sync.attempts; delete from dynamics_sync.circuit; delete from dynamics_sync.audit;
 delete from public.dynamics_sync_retry_queue; delete from dynamics_sync.incidents;
@@ -90,6 +97,12 @@ class PostgresStores:
         async with self.pool.connection() as connection:
             await mark_dirty(connection, key, operation_type, columns)
 
+    async def note(
+        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
+        async with self.pool.connection() as connection:
+            await note(connection, key, operation_type, columns)
+
     async def begin(self) -> Transaction:
         connection = await self.pool.getconn()
         await connection.execute("begin")
@@ -106,10 +119,12 @@ class PostgresStores:
 
     async def look(self) -> Picture:
         async with self.user.pipeline():
-            statements = (WAITING, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT)
+            statements = (CHANGES, WAITING, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT)
             cursors = [await self.user.execute(statement, {"target": TARGET}) for statement in statements]
-            waiting, entries, unanswered, applied, attempts, circuit = [await each.fetchall() for each in cursors]
+            found = [await each.fetchall() for each in cursors]
+        changes, waiting, entries, unanswered, applied, attempts, circuit = found
         return Picture(
+            [(key, kind, tuple(columns), seconds_since(at)) for key, kind, columns, at in changes],
             {key: _waiting(*row) for key, *row in waiting},
             [Entry(*row) for row in entries],
             {key: seconds_since(until) for key, until in unanswered},

@@ -63,6 +63,8 @@ class Failed:
 class Picture:
     """All that can be seen."""
 
+    changes: list[tuple[str, str, tuple[str, ...], float]]
+    """Key, operation type, columns and time of what is not gathered yet."""
     waiting: dict[str, Waiting]
     entries: list[Entry]
     """Oldest first."""
@@ -75,7 +77,7 @@ class Picture:
 
 
 class Transaction(Protocol):
-    """A user's open transaction."""
+    """An open transaction in which records are marked dirty."""
 
     async def change(
         self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
@@ -104,6 +106,12 @@ class Stores(Protocol):
     async def mark_dirty(
         self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
     ) -> None:
+        """Somebody wants it sent again; committed at once."""
+        ...
+
+    async def note(
+        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
         """A user's change, committed at once."""
         ...
 
@@ -125,14 +133,15 @@ class Stores(Protocol):
 
 
 async def change(stores: Stores, *keys: str, columns: Sequence[str] = ()) -> None:
-    """A user changes records, one after the other."""
+    """Users change records, one after the other, and what they did is gathered."""
     for key in keys:
-        await stores.mark_dirty(key, columns=columns)
+        await stores.note(key, columns=columns)
+    await stores.outbox().gather()
 
 
 @asynccontextmanager
 async def transaction(stores: Stores, *keys: str, commits: bool = True) -> AsyncIterator[None]:
-    """A user's transaction that has changed these records and is still open."""
+    """A transaction that has marked these records dirty and is still open."""
     user = await stores.begin()
     try:
         for key in keys:

@@ -12,6 +12,7 @@ with recursive waiting as (
   from waiting where waiting.target is not null
 )
 select target from waiting where target is not null
+union select target from dynamics_sync.changes
 union select target from dynamics_sync.circuit
 union select target from dynamics_sync.environments
 union select target from dynamics_sync.inbox

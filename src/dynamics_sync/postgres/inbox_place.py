@@ -1,5 +1,5 @@
 """The record's place in the outbox while a change from Dynamics is applied. It keeps everybody else waiting, and what
-the trigger captures in between is the change that Dynamics has already."""
+the trigger notes in between is the change that Dynamics has already."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,16 @@ from typing import Any
 
 from dynamics_sync.core.conflicts import Resolution
 from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Connection
+
+# What was changed here before, and is committed, waits in the outbox from here on. The row is locked: nothing follows.
+GATHER = "select dynamics_sync.gather_record(%(target)s, %(source_table)s, %(record_key)s)"
+
+# What the trigger noted of our change, in this transaction.
+FORGET_CHANGE = """
+delete from dynamics_sync.changes
+where (target, source_table, record_keys) = (%(target)s, %(source_table)s, array[%(record_key)s])
+returning id
+"""
 
 # Our place in the outbox: from here on whoever marks the record dirty waits for us.
 RESERVE = """
@@ -28,7 +38,8 @@ where (target, source_table, record_key) = (%(target)s, %(source_table)s, %(reco
   and status in ('pending_manual_replay', 'requires_investigation', 'replaying')
 """
 
-# What Dynamics told is no change made here. Where the record has to be sent, what is under way does not do.
+# What Dynamics told is no change made here. Where the record has to be sent, or was changed now, what is under way does
+# not do.
 KEEP_WAITING = """
 update dynamics_sync.outbox
 set changed_columns = %(changed_columns)s,
@@ -80,6 +91,7 @@ class Place:
         """Leave the outbox as it was, unless the record has to be sent; give the version that was taken over, if one
         was: that of a change that Dynamics has already."""
         where = {**record, "outbox_id": self.outbox_id}
+        noted = await (await connection.execute(FORGET_CHANGE, where)).fetchall()
         await connection.execute(FORGET_PAYLOAD, where)
         if self.is_ours and not resolution.send and not altered:
             row = await (await connection.execute(GIVE_UP_PLACE, where)).fetchone()
@@ -88,7 +100,8 @@ class Place:
             await connection.execute(TAKE_OVER, where | {"version": row[0]})
             return int(row[0])
         changed = self._changed_here(resolution, altered, key_column)
-        await connection.execute(KEEP_WAITING, where | {"changed_columns": changed, "send": resolution.send})
+        send = resolution.send or bool(noted)
+        await connection.execute(KEEP_WAITING, where | {"changed_columns": changed, "send": send})
         await connection.execute(NOTIFY, where)
         return None
 
@@ -102,6 +115,7 @@ class Place:
 
 async def take_place(connection: Connection, record: Mapping[str, Any]) -> Place:
     """Lock the record's row in the outbox, or make one."""
+    await connection.execute(GATHER, record)
     row = None
     while row is None:
         made = await (await connection.execute(RESERVE, record)).fetchone()

@@ -1,7 +1,7 @@
-"""The dirty set in PostgreSQL: claim, renew, settle, release.
+"""The dirty set in PostgreSQL: gather, claim, renew, settle, release.
 
-Every statement skips rows that a user's open transaction has locked: a long transaction may delay its own records,
-never the others'.
+No user's transaction locks a row of it: what users change is noted beside it, and each claim gathers that. Every
+statement skips rows that another transaction has locked.
 """
 
 import asyncio
@@ -21,6 +21,23 @@ from dynamics_sync.sync.ports import Claim
 
 CLAIM = """
 select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s)
+"""
+
+GATHER = "select dynamics_sync.gather(%(target)s, %(gathered_at_once)s)"
+GATHERED_AT_ONCE = 5000
+"""Records: for so many it takes a few hundredths of a second."""
+
+# What waits, and what was changed and is not gathered yet: each record once.
+WAITING = """
+select (select count(*) from dynamics_sync.outbox o where %(target)s::text is null or o.target = %(target)s) + (
+  select count(distinct (c.target, c.source_table, key))
+  from dynamics_sync.changes c
+  cross join lateral unnest(c.record_keys) as key
+  where (%(target)s::text is null or c.target = %(target)s) and not exists (
+    select from dynamics_sync.outbox o
+    where (o.target, o.source_table, o.record_key) = (c.target, c.source_table, key)
+  )
+)
 """
 
 # Lists travel in binary form, %b: as text, the driver quotes item by item, which is a fifth of what a worker does.
@@ -82,20 +99,30 @@ class PostgresOutbox:
         self._release = Coalescer(self._release_batch)
 
     async def claim(self, limit: int) -> Claim:
-        """Take up to `limit` records, and read the circuit in the same round trip."""
+        """Gather, take up to `limit` records, and read the circuit, in one round trip."""
         claim_id = str(uuid4())
         parameters = {
             "target": self._target,
+            "gathered_at_once": GATHERED_AT_ONCE,
             "limit": limit,
             "claim_id": claim_id,
             "lease_seconds": self._lease_seconds,
             "late_seconds": LATE_SECONDS,
         }
         async with one_trip(self._pool) as connection:
+            # A transaction of its own: nobody waits for more of this than for the gathering.
+            await connection.execute("begin")
+            await connection.execute(GATHER, parameters)
+            await connection.execute("commit")
             rows = await connection.execute(CLAIM, parameters)
             circuit = await connection.execute(SELECT_CIRCUIT, parameters)
         reading = reading_from(await circuit.fetchone())
         return Claim([self._operation(row, claim_id) for row in await rows.fetchall()], reading)
+
+    async def gather(self) -> None:
+        """Bring what was changed into the outbox, without claiming any of it."""
+        async with transaction(self._pool) as connection:
+            await connection.execute(GATHER, {"target": self._target, "gathered_at_once": GATHERED_AT_ONCE})
 
     async def renew(self, operations: Operations) -> AbstractSet[tuple[int, str | None]]:
         """Begin their leases anew; give outbox id and claim of those that are still ours."""

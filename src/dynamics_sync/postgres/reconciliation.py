@@ -90,6 +90,9 @@ CHANGING = """
 select record_key from dynamics_sync.outbox
 where (target, source_table) = (%(target)s, %(source_table)s) and record_key = any(%(keys)s::text[])
 union
+select record_key from dynamics_sync.changes, unnest(record_keys) as record_key
+where (target, source_table) = (%(target)s, %(source_table)s) and record_key = any(%(keys)s::text[])
+union
 select record_key from dynamics_sync.unanswered
 where (target, source_table) = (%(target)s, %(source_table)s) and record_key = any(%(keys)s::text[])
 union
@@ -190,7 +193,7 @@ class PostgresReconciliation:
         return bool(rows[0][0]) if rows else None
 
     async def on_their_way(self, source_table: str, keys: Sequence[str], since: datetime | None) -> set[str]:
-        """In one snapshot: between two a record could pass from the outbox to the queue, or back."""
+        """In one snapshot: between two a record could pass from the changes to the outbox, to the queue, or back."""
         parameters = {
             "target": self._target,
             "source_table": source_table,

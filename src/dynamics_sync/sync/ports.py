@@ -201,9 +201,13 @@ class Claim:
 class Outbox(Protocol):
     """The dirty set: one row for each record that Dynamics does not have in its newest state."""
 
+    async def gather(self) -> None:
+        """Bring what users changed into the outbox; claims do so, too."""
+        ...
+
     async def claim(self, limit: int) -> Claim:
-        """Take up to `limit` records that nobody else holds, least tried first, then oldest. Where the lease of one
-        ran out, a request may have been under way: it is noted as unanswered."""
+        """Gather, and take up to `limit` records that nobody else holds, least tried first, then oldest. Where the
+        lease of one ran out, a request may have been under way: it is noted as unanswered."""
         ...
 
     async def renew(self, operations: Sequence[SyncOperation]) -> AbstractSet[tuple[int, str | None]]:

@@ -160,6 +160,7 @@ class Worker:
             reading = await self._breaker.look()
             if (blocked_seconds := self._breaker.seconds_until_admission(reading)) > 0:
                 self._pacer.look_first()
+                await self._outbox.gather()  # a record that changes often during an outage waits once
                 return min(blocked_seconds, self._settings.poll_seconds)
             self._cautious |= reading.circuit.state is not CircuitState.CLOSED
         if came_back:

@@ -6,7 +6,7 @@ from random import Random
 from dynamics_sync.core.circuit import CircuitState
 from dynamics_sync.core.operation import FailureReason, OperationType
 from support.acts.cast import Cast, Choice
-from support.acts.people import Change, Discard, End, Ending, Lock, Queue, Replay, SetCircuit
+from support.acts.people import Change, Discard, End, Ending, Lock, Mark, Queue, Replay, SetCircuit
 from support.acts.workers import Claim, GiveUp, Release, Renew, Resend, Settle
 
 KEYS = "abc"
@@ -22,11 +22,11 @@ class Draw:
         """Something that can be done whatever others do."""
         choices: list[Callable[[], Choice]] = [
             lambda: Change(*self._change()),
-            lambda: Change(*self._change()),
+            lambda: Mark(*self._change()),
             lambda: Queue(self._random.choice(KEYS), self._reason()),
             lambda: SetCircuit(self._random.choice(list(CircuitState)), self._below(4), self._maybe()),
         ]
-        if cast.model.outbox:
+        if cast.model.waiting:
             choices += 3 * [lambda: Claim(self._below(2), 1 + self._below(3))]
         if cast.held:
             choices += 2 * [lambda: Settle(self._below(4), self._below(3), self._maybe(), self._maybe())]

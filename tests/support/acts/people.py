@@ -15,7 +15,21 @@ from support.outbox import TABLE
 
 @dataclass(frozen=True)
 class Change(Choice):
-    """A user changes a record."""
+    """A user changes a record: that waits for nobody."""
+
+    key: str
+    operation_type: OperationType = OperationType.UPSERT
+    columns: tuple[str, ...] = ()
+
+    def act(self, cast: Cast, alone: bool) -> Act | None:
+        change = (self.key, self.operation_type, self.columns)
+        step = Step(lambda model, _: model.note(*change))
+        return Act(frozenset({self.key}), lambda: cast.real.note(*change), [[step]])
+
+
+@dataclass(frozen=True)
+class Mark(Choice):
+    """Somebody wants a record sent again."""
 
     key: str
     operation_type: OperationType = OperationType.UPSERT
@@ -31,7 +45,7 @@ class Change(Choice):
 
 @dataclass(frozen=True)
 class Lock(Choice):
-    """A user changes a record in a transaction that stays open."""
+    """Somebody marks a record dirty in a transaction that stays open."""
 
     user: int
     key: str

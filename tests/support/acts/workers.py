@@ -29,8 +29,9 @@ class Claim(Choice):
             by_key = {operation.record_key: operation for operation in modelled}
             cast.held += [Held(self.worker, operation, by_key[operation.record_key]) for operation in real]
 
-        step = Step(lambda model, _: model.claim(self.limit, claim_id, LEASE_SECONDS), skips=_due)
-        return Act(_due(cast.model), claim, [[step]], conclude)
+        gather = Step(lambda model, _: model.gather(), skips=_to_gather)  # or somebody else does at the same time
+        take = Step(lambda model, _: model.take(self.limit, claim_id, LEASE_SECONDS), skips=_due)
+        return Act(_due(cast.model) | _to_gather(cast.model), claim, [[gather, take]], conclude)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,11 @@ def _due(model: Database) -> frozenset[str]:
     """What can be claimed."""
     now = model.clock()
     return frozenset(key for key, row in model.outbox.items() if not row.lease_owner or row.lease_until < now)
+
+
+def _to_gather(model: Database) -> frozenset[str]:
+    """What is to be gathered."""
+    return frozenset(change.key for change in model.changes)
 
 
 def _failed(cast: Cast, attempt_number: int) -> FailedAttempt:

@@ -7,6 +7,25 @@ revoke all on schema dynamics_sync from public;
 -- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
 create sequence dynamics_sync.change_version;
 
+-- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another
+-- one or for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
+-- most a thousand. Before each claim they are gathered into the outbox.
+create table dynamics_sync.changes (
+  id bigint generated always as identity,
+  target text not null,
+  source_table text not null,
+  operation_type text not null,
+  changed_columns text[] not null default '{}',
+  records integer not null,
+  record_keys text[] not null,
+  is_doubt boolean not null default false,
+  noted_at timestamptz not null default clock_timestamp(),
+  primary key (target, id)
+);
+comment on column dynamics_sync.changes.is_doubt is 'They are sent whatever Dynamics is believed to hold.';
+-- Not compressed: whoever changes them waits meanwhile.
+alter table dynamics_sync.changes alter column record_keys set storage external;
+
 -- The dirty set: one row for each record that Dynamics does not have in its newest state.
 create table dynamics_sync.outbox (
   id bigint generated always as identity unique,
@@ -185,17 +204,27 @@ as $$
     end
 $$;
 
--- Wake the workers of a target, if they listen, and would not look by themselves in a moment. While its circuit is open
--- they may do nothing, and its closing wakes them.
+-- The statement that wakes the workers of a target, if they listen, and would not look by themselves in a moment. While
+-- its circuit is open they may do nothing, and its closing wakes them.
+create function dynamics_sync.waking(of_target text) returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $function$
+  select format(
+    $sql$
+    select pg_notify('dynamics_sync', a.target) from dynamics_sync.attention a
+    where a.target = %1$L and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
+      and not exists (select from dynamics_sync.circuit c where c.target = a.target and c.state = 'open')
+    $sql$, of_target)
+$function$;
+
 create function dynamics_sync.wake(of_target text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform pg_notify('dynamics_sync', of_target)
-  from dynamics_sync.attention a
-  where a.target = of_target and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
-    and not exists (select from dynamics_sync.circuit c where c.target = of_target and c.state = 'open');
+  execute dynamics_sync.waking(of_target);
 end
 $$;
 
@@ -289,6 +318,108 @@ begin
     from dynamics_sync.outbox o where o.id = row_id;
   end loop;
 end
+$$;
+
+-- Bring these changes, which the caller has locked, into the outbox: a record that changed many times is there once. In
+-- the order of the keys, so that nobody waits in a circle.
+create function dynamics_sync.gather_these(of_target text, places tid[]) returns bigint
+language plpgsql
+set search_path = ''
+set jit = off
+set enable_seqscan = off
+as $$
+declare
+  gathered bigint;
+begin
+  with taken as (
+    delete from dynamics_sync.changes c where c.ctid = any(places)
+    returning c.*
+  ),
+  each as (
+    select t.*, record_key from taken t cross join lateral unnest(t.record_keys) as record_key
+  ),
+  of_record as (
+    select e.source_table, e.record_key, min(e.noted_at) as noted_at, bool_or(e.is_doubt) as is_doubt,
+      case
+        when max(e.id) filter (where e.operation_type = 'delete') = max(e.id) then 'delete' else 'upsert'
+      end as operation_type,
+      case when min(e.changed_columns) = max(e.changed_columns) then min(e.changed_columns)
+        else array(
+          select distinct name
+          from jsonb_array_elements(jsonb_agg(to_jsonb(e.changed_columns))) as names,
+            jsonb_array_elements_text(names) as name
+          order by 1
+        )
+      end as changed_columns
+    from each e
+    group by e.source_table, e.record_key
+  ),
+  noted as (
+    insert into dynamics_sync.outbox as waiting
+      (target, source_table, record_key, operation_type, changed_columns, enqueued_at)
+    select of_target, r.source_table, r.record_key, r.operation_type, r.changed_columns, r.noted_at
+    from of_record r
+    order by r.source_table, r.record_key
+    on conflict (target, source_table, record_key) do update set
+      version = nextval('dynamics_sync.change_version'),
+      operation_type = excluded.operation_type,
+      changed_columns = case
+        when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
+        else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
+      end
+  ),
+  doubted as (
+    select dynamics_sync.forget_payload(of_target, r.source_table, r.record_key) from of_record r where r.is_doubt
+  )
+  select count(*) into gathered from of_record where (select count(*) from doubted) >= 0;
+  return gathered;
+end
+$$;
+
+-- Gather changes of about so many records, the oldest first; gives of how many. One at a time, so that they stay in
+-- order. Where another transaction keeps a record of the outbox, they are left for later. What a server that crashes
+-- forgets of this is gathered once more.
+create function dynamics_sync.gather(of_target text, of_records integer) returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '100ms'
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+begin
+  perform pg_catalog.set_config('synchronous_commit', 'off', true);
+  if not exists (select from dynamics_sync.changes c where c.target = of_target) then
+    return 0;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('dynamics_sync.gather ' || of_target, 0));
+  return dynamics_sync.gather_these(of_target, array(
+    select first.place
+    from (
+      select due.place, sum(due.records) over (order by due.id) - due.records as before
+      from (
+        select c.ctid as place, c.id, c.records from dynamics_sync.changes c
+        where c.target = of_target order by c.id limit of_records for update skip locked
+      ) as due
+    ) as first
+    where first.before < of_records
+  ));
+exception when lock_not_available then
+  return 0;
+end
+$$;
+
+-- Gather all changes of one record that are committed, and wait for whoever is doing so.
+create function dynamics_sync.gather_record(of_target text, of_table text, of_key text) returns bigint
+language sql
+set search_path = ''
+set enable_seqscan = off
+as $$
+  select dynamics_sync.gather_these(of_target, array(
+    select c.ctid from dynamics_sync.changes c
+    where (c.target, c.source_table) = (of_target, of_table) and of_key = any (c.record_keys)
+    order by c.id for update
+  ))
 $$;
 
 -- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a user's open transaction
@@ -724,28 +855,27 @@ begin
       return null;
     end if;
   end if;
-  if old_key <> new_key or new_key is null and old_key is not null then
-    perform dynamics_sync.mark_dirty(target, source_table, old_key, 'delete');
-  end if;
-  if new_key is not null then
-    perform dynamics_sync.mark_dirty(target, source_table, new_key, 'upsert', changed);
-  end if;
+  insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
+  select target, source_table, 'delete', '{}', 1, array[old_key]
+  where old_key <> new_key or new_key is null and old_key is not null
+  union all
+  select target, source_table, 'upsert', changed, 1, array[new_key] where new_key is not null;
   perform dynamics_sync.wake(target);
   return null;
 end
 $$;
 
--- For any other table, statement by statement: the text of a function that marks all that one has changed. Records go
--- into the outbox in the order of their keys, so that two statements don't wait for one another in a circle.
+-- For any other table, statement by statement: the text of a function that notes all that one has changed.
 -- A name that the table no longer has must not fail. So each is looked for in the row alone first (`plain`), and around
 -- it next (`instead`): there the key is what it is called now, and another column is the whole row, so that all changes
 -- count where it is not known what became of one. PostgreSQL plans anew when the table is altered: this costs nothing.
--- A key that is gone for good, or null, names no record. Where all columns count, there may be others
--- by now than those that are known: then the rows are asked for their names.
+-- A key that is gone for good, or null, names no record. Where all columns count (`columns_known` is how many the table
+-- had), there may be more by now: then the rows are asked for their names.
 -- Values are compared as they are stored (`*<>`): each type can be, and equal ones may be written differently.
+-- `offset 0` has each text and each comparison made once. A thousand records at most are noted together.
 create function dynamics_sync.capturing(
   function_name name, target text, source_table text, key_column name, key_number smallint, watched name[],
-  all_count boolean
+  columns_known smallint
 ) returns text
 language sql
 immutable
@@ -756,91 +886,131 @@ as $function$
   ),
   words as (
     select coalesce(string_agg(format(', row(r.*) as %I', name), '' order by n), '') as instead,
-      coalesce(string_agg(format(', %I as c%s', name, n), '' order by n), '')
-        || case when all_count then ', (plain.*)::record as whole' else '' end as picked,
-      case when all_count then 'o.whole *<> n.whole'
-        else coalesce(
-          format(
-            'row(%s)::record *<> row(%s)::record',
-            string_agg('o.c' || n, ', ' order by n), string_agg('n.c' || n, ', ' order by n)
-          ),
-          'false'
-        ) end as differs,
-      case when all_count then format(
-        'when (
-          select true from pg_attribute a
-          where a.attrelid = %I.tg_relid and a.attnum > 0 and not a.attisdropped and a.attname <> all (%L) limit 1
-        ) then array(
-          select field.key from jsonb_each(to_jsonb(n.whole)) as field
-          where to_jsonb(o.whole) -> field.key is distinct from field.value order by 1
-        )', function_name, watched
-      ) end as later,
+      coalesce(string_agg(format(', %I as c%s', name, n), '' order by n), '') as values,
+      string_agg(
+        format(
+          ', n.k is not null and (o.k is distinct from n.k or row(o.c%s)::record *<> row(n.c%1$s)::record) as d%1$s', n
+        ),
+        '' order by n
+      ) as compared,
+      string_agg(format(', pair.d%s', n), '' order by n) as differences,
+      string_agg(format(' or pair.d%s', n), '' order by n) as any_difference,
       format(
-        'array_remove(array[case when o.k is null then %L end%s], null)', key_column,
-        string_agg(
-          format(', case when o.k is null or row(o.c%s)::record *<> row(n.c%1$s)::record then %L end', n, name),
-          '' order by name
-        )
+        'array_remove(array[case when pair.is_new then %L end%s], null)', key_column,
+        string_agg(format(', case when pair.d%s then %L end', n, name), '' order by name)
       ) as changed
     from other
   ),
-  parts as (
-    select words.*, array(
-      select format(
-        $sql$(
+  ways (way, picked, compared, differences, any_difference, changed) as (
+    select 'by name', words.values, words.compared, words.differences, words.any_difference, words.changed from words
+    union all
+    select 'whole', ', (plain.*)::record as whole',
+      ', o.whole *<> n.whole as differs, array(
+          select field.key from jsonb_each(to_jsonb(n.whole)) as field
+          where to_jsonb(o.whole) -> field.key is distinct from field.value order by 1
+        ) as changed',
+      ', pair.changed', ' or pair.differs', 'pair.changed'
+    where columns_known is not null
+  ),
+  sides as (
+    select ways.way, known.transition, format(
+      $sql$(
         select got.* from %s as r
         cross join lateral (
           select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %2$I.tg_name, %L) as %I%s
         ) as instead
         cross join lateral (select %4$I::text collate "C" as k%6$s from (select r.*) as plain) as got
-      )$sql$, transition, function_name, key_number, key_column, instead, picked
-      )
-      from unnest('{old_rows,new_rows}'::text[]) with ordinality as known (transition, n)
-      order by n
-    ) as rows
-    from words
+        offset 0
+      )$sql$, known.transition, function_name, key_number, key_column, words.instead, ways.picked
+      ) as rows
+    from words, ways, unnest('{old_rows,new_rows}'::text[]) as known (transition)
+  ),
+  updates as (
+    select ways.way, format(
+      $sql$
+    insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
+    select %L, %L, case when pair.is_gone then 'delete' else 'upsert' end, %s, count(*), array_agg(pair.k)
+    from (
+      select coalesce(n.k, o.k) as k, o.k is null as is_new, n.k is null as is_gone,
+        (row_number() over () - 1) / 1000 as part%s
+      from %s as o
+      full join %s as n on n.k = o.k
+      offset 0
+    ) as pair
+    where pair.k is not null and (pair.is_new or pair.is_gone%s)
+    group by pair.part, pair.is_new, pair.is_gone%s;$sql$,
+      target, source_table, ways.changed, ways.compared, olds.rows, news.rows, ways.any_difference, ways.differences
+    ) as statement
+    from ways
+    join sides as olds on olds.way = ways.way and olds.transition = 'old_rows'
+    join sides as news on news.way = ways.way and news.transition = 'new_rows'
+  ),
+  single as (
+    select format(
+      $sql$
+    insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
+    select %L, %L, noted.operation_type, noted.changed_columns, 1, array[noted.k]
+    from (
+      select o.k as old_k, n.k as new_k, n.k is not null and n.k is distinct from o.k as is_new%s
+      from %s as o
+      cross join %s as n
+      offset 0
+    ) as pair
+    cross join lateral (values
+      (pair.old_k is distinct from pair.new_k, pair.old_k, 'delete', '{}'), (pair.is_new%s, pair.new_k, 'upsert', %s)
+    ) as noted (counts, k, operation_type, changed_columns)
+    where noted.counts and noted.k is not null;$sql$,
+      target, source_table, ways.compared, olds.rows, news.rows, ways.any_difference, ways.changed
+    ) as statement
+    from ways
+    join sides as olds on olds.way = ways.way and olds.transition = 'old_rows'
+    join sides as news on news.way = ways.way and news.transition = 'new_rows'
+    where ways.way = 'by name'
+  ),
+  others as (
+    select transition, format(
+      $sql$
+    insert into dynamics_sync.changes (target, source_table, operation_type, records, record_keys)
+    select %L, %L, %L, count(*), array_agg(one.k)
+    from (select got.k, (row_number() over () - 1) / 1000 as part from %s as got where got.k is not null) as one
+    group by one.part;$sql$,
+      target, source_table, case transition when 'old_rows' then 'delete' else 'upsert' end, rows
+    ) as statement
+    from sides where way = 'by name'
   )
   select format(
     $sql$
 #variable_conflict use_column
 begin
-  if tg_op = 'UPDATE' then
-    insert into dynamics_sync.outbox as waiting (target, source_table, record_key, operation_type, changed_columns)
-    select distinct on (found.k) %1$L, %2$L, found.k, found.operation_type, found.changed
-    from (
-      select coalesce(n.k, o.k) as k, case when n.k is null then 'delete' else 'upsert' end as operation_type,
-        case when n.k is null then '{}' %3$s else %4$s end as changed
-      from %5$s as o
-      full join %6$s as n on n.k = o.k
-      where o.k is null or n.k is null or %7$s
-    ) as found
-    where found.k is not null
-    order by found.k, found.operation_type desc, cardinality(found.changed) desc
-    on conflict (target, source_table, record_key) do update set
-      version = nextval('dynamics_sync.change_version'),
-      operation_type = excluded.operation_type,
-      changed_columns = case
-        when waiting.changed_columns @> excluded.changed_columns then waiting.changed_columns
-        else dynamics_sync.either(waiting.changed_columns, excluded.changed_columns)
-      end;
-  elsif tg_op = 'INSERT' then
-    insert into dynamics_sync.outbox (target, source_table, record_key, operation_type)
-    select distinct %1$L, %2$L, found.k, 'upsert' from %6$s as found where found.k is not null order by found.k
-    on conflict (target, source_table, record_key) do update set
-      version = nextval('dynamics_sync.change_version'), operation_type = excluded.operation_type;
+  if tg_op = 'INSERT' then%s
+  elsif tg_op = 'DELETE' then%s
   else
-    insert into dynamics_sync.outbox (target, source_table, record_key, operation_type)
-    select distinct %1$L, %2$L, found.k, 'delete' from %5$s as found where found.k is not null order by found.k
-    on conflict (target, source_table, record_key) do update set
-      version = nextval('dynamics_sync.change_version'), operation_type = excluded.operation_type;
+    case (%s)
+    when 'one' then%s
+    when 'many' then%s
+    else%s
+    end case;
   end if;
   if found then
-    perform dynamics_sync.wake(%1$L);
+    perform from (%s) as woken;
   end if;
   return null;
 end
-$sql$, target, source_table, later, changed, rows[1], rows[2], differs)
-  from parts
+$sql$,
+    (select statement from others where transition = 'new_rows'),
+    (select statement from others where transition = 'old_rows'),
+    format(
+      'select case%s when exists (select from new_rows offset 1) then ''many'' else ''one'' end',
+      case when columns_known is not null then format(
+        ' when (select c.relnatts > %s from pg_class c where c.oid = %I.tg_relid) then ''whole''',
+        columns_known, function_name
+      ) end
+    ),
+    (select statement from single),
+    (select statement from updates where way = 'by name'),
+    coalesce((select statement from updates where way = 'whole'), ' null;'),
+    dynamics_sync.waking(target)
+  )
 $function$;
 
 -- The keys of all rows. It runs as service_role, as row-level security hides rows even from a table's owner.
@@ -867,6 +1037,26 @@ begin
 end
 $do$;
 
+-- Note a change of each record that a table has; gives how many. What Dynamics is believed to hold of them is doubted.
+create function dynamics_sync.note_keys(
+  of_target text, of_table text, of_type text, source regclass, key_column name
+) returns bigint
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  with noted as (
+    insert into dynamics_sync.changes (target, source_table, operation_type, records, record_keys, is_doubt)
+    select of_target, of_table, of_type, count(*), array_agg(one.key), true
+    from (
+      select key, (row_number() over () - 1) / 1000 as part
+      from dynamics_sync.keys_of(source, key_column) as key where key is not null
+    ) as one
+    group by one.part
+    returning records
+  )
+  select coalesce(sum(records), 0) from noted
+$$;
+
 -- TRUNCATE fires no other trigger: without this one, Dynamics would keep what the table has lost.
 create function dynamics_sync.capture_truncate() returns trigger
 language plpgsql
@@ -880,8 +1070,7 @@ declare
   );
 begin
   if key_column is not null then
-    perform dynamics_sync.mark_dirty(tg_argv[0], tg_argv[2], key, 'delete')
-    from dynamics_sync.keys_of(tg_relid, key_column) as key where key is not null;
+    perform dynamics_sync.note_keys(tg_argv[0], tg_argv[2], 'delete', tg_relid, key_column);
     perform dynamics_sync.wake(tg_argv[0]);
   end if;
   return null;
@@ -905,6 +1094,7 @@ declare
   table_name name;
   missing name;
   known name[];
+  columns_known smallint;
   shares_rows boolean;
   function_name name;
   arguments text;
@@ -988,14 +1178,17 @@ begin
   else
     select array_agg(a.attname order by a.attnum) into known
     from pg_catalog.pg_attribute a where a.attrelid = source and a.attnum > 0 and not a.attisdropped;
+    if columns is null then
+      select c.relnatts into columns_known from pg_catalog.pg_class c where c.oid = source;
+    end if;
     function_name := 'capture_' || nextval('dynamics_sync.change_version');
     execute format(
       'create function dynamics_sync.%I() returns trigger language plpgsql security definer
-       set search_path = pg_catalog, pg_temp set jit = off as %L',
+       set search_path = pg_catalog, pg_temp set jit = off set enable_mergejoin = off as %L',
       function_name,
       dynamics_sync.capturing(
         function_name, target, schema_name || '.' || table_name, key_column, key_number, coalesce(columns, known),
-        columns is null
+        columns_known
       )
     );
     execute format(
@@ -1072,11 +1265,7 @@ begin
     raise exception 'dynamics_sync.resync: % is not watched for %', source, target
       using hint = 'Call dynamics_sync.watch for it first.';
   end if;
-  perform dynamics_sync.mark_dirty(arguments[1], arguments[3], key)
-  from dynamics_sync.keys_of(source, arguments[2]) as key;
-  get diagnostics marked = row_count;
-  update dynamics_sync.record_state s set payload_hash = null
-  where s.target = arguments[1] and s.source_table = arguments[3] and s.payload_hash is not null;
+  marked := dynamics_sync.note_keys(arguments[1], arguments[3], 'upsert', source, arguments[2]);
   perform pg_notify('dynamics_sync', arguments[1]);
   return marked;
 end
