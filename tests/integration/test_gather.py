@@ -15,7 +15,8 @@ WAITING = "select record_key, operation_type, changed_columns from dynamics_sync
 GATHER = "select dynamics_sync.gather('dynamics', %s)"
 CLAIM = "select id, version from dynamics_sync.claim('dynamics', 1, 'us', 60, 180)"
 SETTLE = """
-select outcome from dynamics_sync.settle('dynamics', array[%s], array[%s], '{us}', '{null}', '{same}', '{t}', '{f}', 180)
+select outcome
+from dynamics_sync.settle('dynamics', array[%s], array[%s], '{us}', '{null}', '{same}', '{t}', '{f}', 180)
 """
 IS_KNOWN = "select payload_hash is not null from dynamics_sync.record_state"
 ALL = 1_000_000

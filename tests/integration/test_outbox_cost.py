@@ -1,5 +1,5 @@
-"""What gathering, claiming, releasing and settling cost while the planner is misled about what waits: no more than what they are
-about. The same of claiming deliveries."""
+"""What gathering, claiming, releasing and settling cost while the planner is misled about what waits: no more than what
+they are about. The same of claiming deliveries."""
 
 from collections.abc import Sequence
 

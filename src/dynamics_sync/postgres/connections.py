@@ -100,8 +100,8 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def one_trip(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection whose statements travel together and are one transaction, where none begins or ends one. Read results
-    after the block."""
+    """A connection whose statements travel together and are one transaction, unless they begin and end others. Read
+    results after the block."""
     try:
         async with pool.connection() as connection, connection.pipeline():
             yield connection
