@@ -383,6 +383,7 @@ create function dynamics_sync.gather(of_target text, of_records integer) returns
 language plpgsql
 set search_path = ''
 set lock_timeout = '100ms'
+set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
@@ -413,6 +414,7 @@ $$;
 create function dynamics_sync.gather_record(of_target text, of_table text, of_key text) returns bigint
 language sql
 set search_path = ''
+set jit = off
 set enable_seqscan = off
 as $$
   select dynamics_sync.gather_these(of_target, array(
