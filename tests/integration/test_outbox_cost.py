@@ -1,7 +1,8 @@
 """What gathering, claiming, releasing and settling cost while the planner is misled about what waits: no more than what
 they are about. The same of claiming deliveries."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -53,10 +54,21 @@ TABLES = (
     "dynamics_sync.inbox_records",
 )
 
+TELL_PLANS = """
+load 'auto_explain';
+set auto_explain.log_min_duration = 0;
+set auto_explain.log_nested_statements = on;
+set auto_explain.log_analyze = on;
+set client_min_messages = log
+"""
+
 LIES = ["an analysis while empty", "a vacuum of many blocks that one row keeps"]
 
 Connection = psycopg.Connection[tuple[object, ...]]
 Parameters = dict[str, object]
+
+
+GATHERING: Parameters = {"target": "dynamics", "gathered_at_once": SOME}
 
 
 def claiming(claim_id: str, limit: int, target: str = "dynamics") -> Parameters:
@@ -84,6 +96,15 @@ def rows_read(connection: Connection) -> int:
     row = connection.execute(ROWS_READ).fetchone()
     assert row is not None
     return int(str(row[0]))
+
+
+@contextmanager
+def few_rows_read(connection: Connection) -> Iterator[None]:
+    """What is done in the block reads no more than it is about."""
+    with connection.transaction():
+        before = rows_read(connection)
+        yield
+        assert rows_read(connection) - before < 10 * SOME
 
 
 def blocks(connection: Connection, statement: str, parameters: Parameters) -> int:
@@ -127,17 +148,13 @@ def costs(connection: Connection, records: int, target: str = "dynamics") -> dic
 def test_few_rows_are_read_however_many_wait(database: str, lie: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         mislead(connection, lie, MANY)
-        with connection.transaction():
-            before = rows_read(connection)
+        with few_rows_read(connection):
             rows = connection.execute(CLAIM, claiming("x", SOME)).fetchall()
             assert [row[2] for row in rows] == [str(n) for n in range(1, SOME + 1)]
-            assert rows_read(connection) - before < 10 * SOME
         ids, versions = [row[0] for row in rows], [row[3] for row in rows]
-        with connection.transaction():
-            before = rows_read(connection)
+        with few_rows_read(connection):
             outcomes = connection.execute(SETTLE, claimed("x", ids, versions)).fetchall()
             assert set(outcomes) == {(id, "gone") for id in ids}
-            assert rows_read(connection) - before < 10 * SOME
 
 
 @pytest.mark.every_postgres
@@ -145,11 +162,26 @@ def test_few_rows_are_read_however_many_wait(database: str, lie: str) -> None:
 def test_few_changes_are_read_however_many_are_noted(database: str, lie: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         mislead(connection, lie, MANY)
-        with connection.transaction():
-            before = rows_read(connection)
-            gathering: Parameters = {"target": "dynamics", "gathered_at_once": SOME}
-            assert connection.execute(GATHER, gathering).fetchall() == [(SOME,)]
-            assert rows_read(connection) - before < 10 * SOME
+        with few_rows_read(connection):
+            assert connection.execute(GATHER, GATHERING).fetchall() == [(SOME,)]
+
+
+@pytest.mark.every_postgres
+def test_no_step_is_compiled(database: str) -> None:
+    """Where a step of a plan is forbidden, the plan looks dear; compiling it takes a second, at each call."""
+    plans: list[str] = []
+    with psycopg.connect(database, autocommit=True) as connection:
+        mislead(connection, LIES[0], FEW)
+        connection.add_notice_handler(lambda told: plans.append(told.message_primary or ""))
+        connection.execute(TELL_PLANS)
+        connection.execute(GATHER, GATHERING)
+        costs(connection, SOME)
+        assert any("Delete on changes" in plan for plan in plans)
+        assert [plan for plan in plans if "JIT:" in plan] == []
+        connection.execute("alter function dynamics_sync.gather set jit = on")
+        connection.execute(GATHER, GATHERING)
+        is_available = connection.execute("select pg_jit_available()").fetchone() == (True,)
+        assert any("JIT:" in plan for plan in plans) == is_available
 
 
 @pytest.mark.every_postgres
@@ -157,12 +189,10 @@ def test_few_deliveries_are_read_however_many_wait(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("vacuum (analyze) dynamics_sync.inbox")
         connection.execute(RECEIVE, [MANY])
-        with connection.transaction():
-            before = rows_read(connection)
+        with few_rows_read(connection):
             parameters = {"target": "dynamics", "limit": SOME, "claim_id": "x", "lease_seconds": 60}
             rows = connection.execute(CLAIM_DELIVERIES, parameters).fetchall()
             assert len(rows) == SOME
-            assert rows_read(connection) - before < 10 * SOME
 
 
 @pytest.mark.every_postgres

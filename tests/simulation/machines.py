@@ -74,7 +74,7 @@ class Machine:
         """It gets there, or what it sent does."""
 
     async def wire(self, name: str, key: str | None, transaction: Callable[[], Any]) -> Any:
-        return await self.world.to_database.send(self, name, key, transaction)
+        return await self.world.to_database.send(self, name, transaction)
 
     async def replay(self, ids: Sequence[UUID]) -> None:
         """What the command does; a lost database ends it, and the rest stays open."""
@@ -272,7 +272,6 @@ class ModelGateway:
         found: list[_Row] = await world.to_database.send(
             self._worker,
             "read rows",
-            None,
             lambda: [(world.promises.committed.get(key), world.database.known_payload(key)) for key in keys],
         )
         return found

@@ -71,7 +71,7 @@ class DatabaseNetwork:
         self.moods: list[Action] = []
         """Transactions that wait for a record's lock."""
 
-    def send(self, machine: Caller, name: str, key: str | None, transaction: Callable[[], Any]) -> asyncio.Future[Any]:
+    def send(self, machine: Caller, name: str, transaction: Callable[[], Any]) -> asyncio.Future[Any]:
         """Send a transaction there. Its result comes back, unless something happens."""
         random, loop = self._world.random, self._world.loop
         answer = loop.create_future()

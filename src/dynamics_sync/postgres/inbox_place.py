@@ -11,10 +11,10 @@ from dynamics_sync.postgres.connections import AS_OURSELVES, AS_SERVICE_ROLE, Co
 # What was changed here before, and is committed, waits in the outbox from here on. The row is locked: nothing follows.
 GATHER = "select dynamics_sync.gather_record(%(target)s, %(source_table)s, %(record_key)s)"
 
-# What the trigger noted of our change, in this transaction.
+# What the trigger noted of our change, in this transaction. A doubt is a resync's, and needs no row's lock.
 FORGET_CHANGE = """
 delete from dynamics_sync.changes
-where (target, source_table, record_keys) = (%(target)s, %(source_table)s, array[%(record_key)s])
+where (target, source_table, record_keys) = (%(target)s, %(source_table)s, array[%(record_key)s]) and not is_doubt
 returning id
 """
 

@@ -7,8 +7,8 @@ revoke all on schema dynamics_sync from public;
 -- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
 create sequence dynamics_sync.change_version;
 
--- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another
--- one or for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
+-- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another or
+-- for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
 -- most a thousand. Before each claim they are gathered into the outbox.
 create table dynamics_sync.changes (
   id bigint generated always as identity,
@@ -204,8 +204,8 @@ as $$
     end
 $$;
 
--- The statement that wakes the workers of a target, if they listen, and would not look by themselves in a moment. While
--- its circuit is open they may do nothing, and its closing wakes them.
+-- The text of what wakes the workers of a target, which is given as an expression, if they listen, and would not look by
+-- themselves in a moment. While its circuit is open they may do nothing, and its closing wakes them.
 create function dynamics_sync.waking(of_target text) returns text
 language sql
 immutable
@@ -213,20 +213,20 @@ set search_path = pg_catalog, pg_temp
 as $function$
   select format(
     $sql$
-    select pg_notify('dynamics_sync', a.target) from dynamics_sync.attention a
-    where a.target = %1$L and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
-      and not exists (select from dynamics_sync.circuit c where c.target = a.target and c.state = 'open')
+    perform pg_notify('dynamics_sync', a.target) from dynamics_sync.attention a
+    where a.target = %s and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
+      and not exists (select from dynamics_sync.circuit c where c.target = a.target and c.state = 'open');
     $sql$, of_target)
 $function$;
 
-create function dynamics_sync.wake(of_target text) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
+do $do$
 begin
-  execute dynamics_sync.waking(of_target);
+  execute format(
+    'create function dynamics_sync.wake(of_target text) returns void language plpgsql
+     set search_path = pg_catalog, pg_temp as %L', format('begin%s end', dynamics_sync.waking('of_target'))
+  );
 end
-$$;
+$do$;
 
 -- A claim tells whether its worker looks again by itself: so it does after one that found something. It says that it
 -- sleeps before it looks for the last time: what was changed before is found then, and what is changed later wakes it.
@@ -915,8 +915,12 @@ as $function$
     where columns_known is not null
   ),
   sides as (
-    select ways.way, known.transition, format(
-      $sql$(
+    select ways.*, got.rows[1] as olds, got.rows[2] as news
+    from words
+    cross join ways
+    cross join lateral (
+      select array_agg(format(
+        $sql$(
         select got.* from %s as r
         cross join lateral (
           select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %2$I.tg_name, %L) as %I%s
@@ -924,11 +928,12 @@ as $function$
         cross join lateral (select %4$I::text collate "C" as k%6$s from (select r.*) as plain) as got
         offset 0
       )$sql$, known.transition, function_name, key_number, key_column, words.instead, ways.picked
-      ) as rows
-    from words, ways, unnest('{old_rows,new_rows}'::text[]) as known (transition)
+      ) order by known.n) as rows
+      from unnest('{old_rows,new_rows}'::text[]) with ordinality as known (transition, n)
+    ) as got
   ),
   updates as (
-    select ways.way, format(
+    select way, format(
       $sql$
     insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
     select %L, %L, case when pair.is_gone then 'delete' else 'upsert' end, %s, count(*), array_agg(pair.k)
@@ -941,11 +946,9 @@ as $function$
     ) as pair
     where pair.k is not null and (pair.is_new or pair.is_gone%s)
     group by pair.part, pair.is_new, pair.is_gone%s;$sql$,
-      target, source_table, ways.changed, ways.compared, olds.rows, news.rows, ways.any_difference, ways.differences
+      target, source_table, changed, compared, olds, news, any_difference, differences
     ) as statement
-    from ways
-    join sides as olds on olds.way = ways.way and olds.transition = 'old_rows'
-    join sides as news on news.way = ways.way and news.transition = 'new_rows'
+    from sides
   ),
   single as (
     select format(
@@ -962,23 +965,24 @@ as $function$
       (pair.old_k is distinct from pair.new_k, pair.old_k, 'delete', '{}'), (pair.is_new%s, pair.new_k, 'upsert', %s)
     ) as noted (counts, k, operation_type, changed_columns)
     where noted.counts and noted.k is not null;$sql$,
-      target, source_table, ways.compared, olds.rows, news.rows, ways.any_difference, ways.changed
+      target, source_table, compared, olds, news, any_difference, changed
     ) as statement
-    from ways
-    join sides as olds on olds.way = ways.way and olds.transition = 'old_rows'
-    join sides as news on news.way = ways.way and news.transition = 'new_rows'
-    where ways.way = 'by name'
+    from sides where way = 'by name'
   ),
   others as (
-    select transition, format(
+    select event.name, format(
       $sql$
     insert into dynamics_sync.changes (target, source_table, operation_type, records, record_keys)
     select %L, %L, %L, count(*), array_agg(one.k)
     from (select got.k, (row_number() over () - 1) / 1000 as part from %s as got where got.k is not null) as one
     group by one.part;$sql$,
-      target, source_table, case transition when 'old_rows' then 'delete' else 'upsert' end, rows
+      target, source_table, event.operation_type, event.rows
     ) as statement
-    from sides where way = 'by name'
+    from sides
+    cross join lateral (
+      values ('insert', 'upsert', news), ('delete', 'delete', olds)
+    ) as event (name, operation_type, rows)
+    where way = 'by name'
   )
   select format(
     $sql$
@@ -993,14 +997,13 @@ begin
     else%s
     end case;
   end if;
-  if found then
-    perform from (%s) as woken;
+  if found then%s
   end if;
   return null;
 end
 $sql$,
-    (select statement from others where transition = 'new_rows'),
-    (select statement from others where transition = 'old_rows'),
+    (select statement from others where name = 'insert'),
+    (select statement from others where name = 'delete'),
     format(
       'select case%s when exists (select from new_rows offset 1) then ''many'' else ''one'' end',
       case when columns_known is not null then format(
@@ -1011,7 +1014,7 @@ $sql$,
     (select statement from single),
     (select statement from updates where way = 'by name'),
     coalesce((select statement from updates where way = 'whole'), ' null;'),
-    dynamics_sync.waking(target)
+    dynamics_sync.waking(quote_literal(target))
   )
 $function$;
 
