@@ -197,12 +197,17 @@ _FORMS = {
 
 
 def row_query(table: SourceTable, types: MappingOf[str, str], *, any_text: bool = False) -> sql.Composed:
-    """The rows with some keys. With `any_text` also a text that is no label of the key's enumeration is no error."""
+    """The rows with some keys, each looked up by itself: for many keys the planner may prefer to read the whole table.
+    With `any_text` also a text that is no label of the key's enumeration is no error."""
     key_type = types[table.key]
-    wanted = "{key} = any(%b::{type}[])"
+    query = (
+        "select found.* from unnest(%b::{type}[]) as wanted (key) "
+        "cross join lateral (select {key}::text as {alias}, {columns} from {table} where {key} = wanted.key limit 1) "
+        "as found"
+    )
     if any_text and key_type not in (*_INTEGER_BYTES, *_FORMS, "text", "character varying"):
-        wanted = "{key}::text = any(%b::text[])"
-    return sql.SQL("select {key}::text as {alias}, {columns} from {table} where " + wanted).format(
+        query = "select {key}::text as {alias}, {columns} from {table} where {key}::text = any(%b::text[])"
+    return sql.SQL(query).format(
         key=sql.Identifier(table.key),
         alias=sql.Identifier(KEY),
         columns=sql.SQL(", ").join(_expression(column, types[column]) for column in table.columns),
