@@ -327,6 +327,7 @@ language plpgsql
 set search_path = ''
 set jit = off
 set enable_seqscan = off
+set enable_nestloop = off
 as $$
 declare
   gathered bigint;
@@ -336,23 +337,34 @@ begin
     returning c.*
   ),
   each as (
-    select t.*, record_key from taken t cross join lateral unnest(t.record_keys) as record_key
+    select t.id, t.source_table, record_key from taken t cross join lateral unnest(t.record_keys) as record_key
   ),
-  of_record as (
-    select e.source_table, e.record_key, min(e.noted_at) as noted_at, bool_or(e.is_doubt) as is_doubt,
-      case
-        when max(e.id) filter (where e.operation_type = 'delete') = max(e.id) then 'delete' else 'upsert'
-      end as operation_type,
-      case when min(e.changed_columns) = max(e.changed_columns) then min(e.changed_columns)
-        else array(
-          select distinct name
-          from jsonb_array_elements(jsonb_agg(to_jsonb(e.changed_columns))) as names,
-            jsonb_array_elements_text(names) as name
-          order by 1
-        )
-      end as changed_columns
+  spans as (
+    select e.source_table, e.record_key, min(e.id) as first_id, max(e.id) as last_id
     from each e
     group by e.source_table, e.record_key
+  ),
+  -- Few change more than once meanwhile: only theirs are brought together.
+  several as (
+    select e.source_table, e.record_key, array_agg(distinct name order by name) as changed_columns
+    from spans s
+    join each e on (e.source_table, e.record_key) = (s.source_table, s.record_key)
+    join taken t on t.id = e.id
+    cross join lateral unnest(t.changed_columns) as name
+    where s.first_id < s.last_id
+    group by e.source_table, e.record_key
+  ),
+  of_record as (
+    select s.source_table, s.record_key, first.noted_at, last.operation_type,
+      case when s.first_id = s.last_id then last.changed_columns
+        else coalesce(
+          (select m.changed_columns from several m where (m.source_table, m.record_key) = (s.source_table, s.record_key)),
+          '{}'
+        )
+      end as changed_columns
+    from spans s
+    join taken first on first.id = s.first_id
+    join taken last on last.id = s.last_id
   ),
   noted as (
     insert into dynamics_sync.outbox as waiting
@@ -369,7 +381,8 @@ begin
       end
   ),
   doubted as (
-    select dynamics_sync.forget_payload(of_target, r.source_table, r.record_key) from of_record r where r.is_doubt
+    select dynamics_sync.forget_payload(of_target, e.source_table, e.record_key)
+    from each e join taken t on t.id = e.id and t.is_doubt
   )
   select count(*) into gathered from of_record where (select count(*) from doubted) >= 0;
   return gathered;
