@@ -17,7 +17,6 @@ declare
   owner_name name;
   targets text[];
   storage text;
-  next_id bigint;
   definitions text[];
   part text;
 begin
@@ -86,21 +85,18 @@ begin
     from pg_class c, aclexplode(c.relacl) as a
     where c.oid = outbox and a.grantee <> c.relowner
   );
-  next_id := nextval(pg_get_serial_sequence('dynamics_sync.outbox', 'id'));
-
-  create temporary table outbox_before (like dynamics_sync.outbox including all excluding indexes excluding identity)
+  create temporary table outbox_before (like dynamics_sync.outbox including all excluding indexes)
     on commit drop;
   insert into pg_temp.outbox_before select * from dynamics_sync.outbox;
   drop table dynamics_sync.outbox;
 
   create table dynamics_sync.outbox (like pg_temp.outbox_before including all) partition by list (target);
-  execute format('alter table dynamics_sync.outbox alter id add generated always as identity (start with %s)', next_id);
   foreach part in array targets loop
     execute format('create table dynamics_sync.%I partition of dynamics_sync.outbox for values in (%L) %s',
       'outbox_of_' || part, part, storage);
   end loop;
   execute format('create table dynamics_sync.outbox_rest partition of dynamics_sync.outbox default %s', storage);
-  insert into dynamics_sync.outbox overriding system value select * from pg_temp.outbox_before;
+  insert into dynamics_sync.outbox select * from pg_temp.outbox_before;
   foreach part in array definitions loop
     execute part;
   end loop;

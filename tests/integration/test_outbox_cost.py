@@ -71,8 +71,16 @@ Parameters = dict[str, object]
 GATHERING: Parameters = {"target": "dynamics", "gathered_at_once": SOME}
 
 
-def claiming(claim_id: str, limit: int, target: str = "dynamics") -> Parameters:
-    return {"target": target, "limit": limit, "claim_id": claim_id, "lease_seconds": 60, "late_seconds": 180}
+def claiming(claim_id: str, limit: int, target: str = "dynamics", taken_from: int | None = None) -> Parameters:
+    return {
+        "target": target,
+        "limit": limit,
+        "claim_id": claim_id,
+        "lease_seconds": 60,
+        "late_seconds": 180,
+        "gathered_at_once": 0,
+        "taken_from": taken_from,
+    }
 
 
 def claimed(claim_id: str, ids: Sequence[object], versions: Sequence[object], target: str = "dynamics") -> Parameters:
@@ -163,7 +171,24 @@ def test_few_changes_are_read_however_many_are_noted(database: str, lie: str) ->
     with psycopg.connect(database, autocommit=True) as connection:
         mislead(connection, lie, MANY)
         with few_rows_read(connection):
-            assert connection.execute(GATHER, GATHERING).fetchall() == [(SOME,)]
+            assert [gathered for _, gathered in connection.execute(GATHER, GATHERING).fetchall()] == [SOME]
+
+
+@pytest.mark.every_postgres
+@pytest.mark.parametrize("lie", LIES)
+def test_few_changes_are_read_where_they_are_taken_as_they_are(database: str, lie: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        mislead(connection, lie, MANY)
+        connection.execute("delete from dynamics_sync.outbox")
+        for claim_id in ("x", "y"):
+            with few_rows_read(connection):
+                rows = connection.execute(CLAIM, claiming(claim_id, SOME, taken_from=SOME)).fetchall()
+                assert len(rows) == SOME
+        assert connection.execute("select count(*) from dynamics_sync.outbox").fetchall() == [(0,)]
+        ids, versions = [row[0] for row in rows], [row[3] for row in rows]
+        with few_rows_read(connection):
+            outcomes = connection.execute(SETTLE, claimed("y", ids, versions)).fetchall()
+            assert set(outcomes) == {(id, "gone") for id in ids}
 
 
 @pytest.mark.every_postgres
@@ -176,6 +201,10 @@ def test_no_step_is_compiled(database: str) -> None:
         connection.execute(TELL_PLANS)
         connection.execute(GATHER, GATHERING)
         costs(connection, SOME)
+        connection.execute("delete from dynamics_sync.outbox")
+        (id, *_, version, _, _, _), *_ = connection.execute(CLAIM, claiming("x", SOME, taken_from=SOME)).fetchall()
+        connection.execute(SETTLE, claimed("x", [id], [version]))
+        assert any("Insert on changes" in plan for plan in plans)
         assert any("Delete on changes" in plan for plan in plans)
         assert [plan for plan in plans if "JIT:" in plan] == []
         connection.execute("alter function dynamics_sync.gather set jit = on")

@@ -8,7 +8,15 @@ from dynamics_sync.simulator.limits import Limits
 from support.commands import worker_process
 from support.engine import stage
 
-WAITING = "select record_key, lease_owner, lease_until from dynamics_sync.outbox"
+WAITING = """
+select record_key, lease_owner, lease_until from dynamics_sync.outbox
+union all
+select key, lease_owner, lease_until from dynamics_sync.changes, unnest(record_keys) as key
+"""
+MANY_ARE_CLAIMED = """
+select (select count(*) from dynamics_sync.outbox where lease_owner is not null)
+  + (select coalesce(sum(records), 0) from dynamics_sync.changes where is_taken) > 40
+"""
 
 
 @pytest.mark.pooled_too
@@ -47,7 +55,7 @@ async def test_what_was_claimed_and_not_sent_is_left_to_others_at_once(database:
         before = len(await on.requests())
         await on.fault(kind="delay", seconds=1.0)
         await on.user.execute("update public.certifications set status = 'expired'")
-        await on.until("select count(*) > 40 from dynamics_sync.outbox where lease_owner is not null")
+        await on.until(MANY_ARE_CLAIMED)
         await on.until_requests(before + 40)
 
         assert await worker.terminate() == 0

@@ -20,10 +20,17 @@ from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Claim
 
 CLAIM = """
-select * from dynamics_sync.claim(%(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s)
+select * from dynamics_sync.claim(
+  %(target)s, %(limit)s, %(claim_id)s, %(lease_seconds)s, %(late_seconds)s, %(gathered_at_once)s, %(taken_from)s
+)
 """
+TAKEN_FROM = 10
+"""Records: fewer are not worth it to be taken past the outbox."""
 
-GATHER = "select dynamics_sync.gather(%(target)s, %(gathered_at_once)s)"
+# What a server that crashes forgets of this is gathered once more.
+GATHER = """
+select set_config('synchronous_commit', 'off', true), dynamics_sync.gather(%(target)s, %(gathered_at_once)s)
+"""
 GATHERED_AT_ONCE = 5000
 """Records: for so many it takes a few hundredths of a second."""
 
@@ -92,28 +99,26 @@ class _Release:
 class PostgresOutbox:
     """The outbox of one target."""
 
-    def __init__(self, pool: Pool, target: str, lease_seconds: float) -> None:
+    def __init__(self, pool: Pool, target: str, lease_seconds: float, taken_from: int = TAKEN_FROM) -> None:
         self._pool = pool
         self._target = target
         self._lease_seconds = lease_seconds
+        self._taken_from = taken_from
         self._release = Coalescer(self._release_batch)
 
     async def claim(self, limit: int) -> Claim:
-        """Gather, take up to `limit` records, and read the circuit, in one round trip."""
+        """Take up to `limit` records, and read the circuit, in one round trip."""
         claim_id = str(uuid4())
         parameters = {
             "target": self._target,
             "gathered_at_once": GATHERED_AT_ONCE,
+            "taken_from": self._taken_from,
             "limit": limit,
             "claim_id": claim_id,
             "lease_seconds": self._lease_seconds,
             "late_seconds": LATE_SECONDS,
         }
         async with one_trip(self._pool) as connection:
-            # A transaction of its own: nobody waits for more of this than for the gathering.
-            await connection.execute("begin")
-            await connection.execute(GATHER, parameters)
-            await connection.execute("commit")
             rows = await connection.execute(CLAIM, parameters)
             circuit = await connection.execute(SELECT_CIRCUIT, parameters)
         reading = reading_from(await circuit.fetchone())

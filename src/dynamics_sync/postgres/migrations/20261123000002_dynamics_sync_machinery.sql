@@ -7,9 +7,13 @@ revoke all on schema dynamics_sync from public;
 -- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
 create sequence dynamics_sync.change_version;
 
+-- Ids of the outbox, also of records that are sent without ever having a row there.
+create sequence dynamics_sync.outbox_ids;
+
 -- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another or
 -- for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
--- most a thousand. Before each claim they are gathered into the outbox.
+-- most a thousand. A claim gathers them into the outbox, or takes many of them straight from here: then a row stands for
+-- as many rows of the outbox, which are leased. No record is both in such a row and in the outbox.
 create table dynamics_sync.changes (
   id bigint generated always as identity,
   target text not null,
@@ -20,15 +24,22 @@ create table dynamics_sync.changes (
   record_keys text[] not null,
   is_doubt boolean not null default false,
   noted_at timestamptz not null default clock_timestamp(),
-  primary key (target, id)
+  is_taken boolean not null default false,
+  record_ids bigint[],
+  version bigint,
+  lease_owner text,
+  lease_until timestamptz,
+  primary key (is_taken, target, id)
 );
 comment on column dynamics_sync.changes.is_doubt is 'They are sent whatever Dynamics is believed to hold.';
+comment on column dynamics_sync.changes.record_ids is 'Of records that are taken: what the ids of their outbox rows would be.';
 -- Not compressed: whoever changes them waits meanwhile.
-alter table dynamics_sync.changes alter column record_keys set storage external;
+alter table dynamics_sync.changes
+  alter column record_keys set storage external, alter column record_ids set storage external;
 
 -- The dirty set: one row for each record that Dynamics does not have in its newest state.
 create table dynamics_sync.outbox (
-  id bigint generated always as identity unique,
+  id bigint not null unique default nextval('dynamics_sync.outbox_ids'),
   target text not null,
   source_table text not null,
   record_key text not null,
@@ -186,6 +197,75 @@ as $$
   select array(select unnest(some_names) union select unnest(other_names) order by 1)
 $$;
 
+-- The number of an advisory lock.
+create function dynamics_sync.lock_of(what text, of_target text) returns bigint
+language sql
+immutable
+set search_path = ''
+as $$
+  select hashtextextended('dynamics_sync.' || what || ' ' || of_target, 0)
+$$;
+
+-- Taken records get rows of the outbox after all, leased as they are. Places are those of rows that the caller has locked.
+create function dynamics_sync.unfold(places tid[]) returns void
+language sql
+set search_path = ''
+set jit = off
+as $$
+  with folded as (
+    delete from dynamics_sync.changes c where c.ctid = any(places)
+    returning c.*
+  )
+  insert into dynamics_sync.outbox (
+    id, target, source_table, record_key, version, operation_type, changed_columns, enqueued_at, lease_owner, lease_until
+  )
+  select
+    record.id, f.target, f.source_table, record.key, f.version, f.operation_type, f.changed_columns, f.noted_at,
+    f.lease_owner, f.lease_until
+  from folded f cross join lateral unnest(f.record_ids, f.record_keys) as record (id, key)
+$$;
+
+-- Those of which these are some.
+create function dynamics_sync.unfold_claimed(ids bigint[], claims text[]) returns void
+language plpgsql
+set search_path = ''
+set jit = off
+set enable_seqscan = off
+as $$
+begin
+  if exists (select from dynamics_sync.changes c where c.is_taken and c.lease_owner = any(claims)) then
+    perform dynamics_sync.unfold(array(
+      select c.ctid from dynamics_sync.changes c
+      where c.is_taken and c.lease_owner = any(claims)
+        and exists (select from unnest(c.record_ids) as own (id) join unnest(ids) as given (id) on given.id = own.id)
+      order by c.id for update
+    ));
+  end if;
+end
+$$;
+
+-- Whoever is about to put records into the outbox: none of them is taken now, nor before the end of this transaction.
+create function dynamics_sync.reserve_places(of_target text, of_table text, keys text[]) returns void
+language plpgsql
+set search_path = ''
+set jit = off
+set enable_seqscan = off
+as $$
+begin
+  perform pg_catalog.pg_advisory_xact_lock_shared(dynamics_sync.lock_of('places', of_target));
+  if exists (select from dynamics_sync.changes c where c.is_taken and c.target = of_target) then
+    perform dynamics_sync.unfold(array(
+      select c.ctid from dynamics_sync.changes c
+      where c.is_taken and (c.target, c.source_table) = (of_target, of_table)
+        and exists (
+          select from unnest(c.record_keys) as own (key) join unnest(keys) as given (key) on given.key = own.key
+        )
+      for update
+    ));
+  end if;
+end
+$$;
+
 -- Mark one record dirty: Dynamics lacks its newest state.
 create function dynamics_sync.mark_dirty(
   of_target text, of_table text, of_key text, of_type text default 'upsert', of_columns text[] default '{}'
@@ -193,6 +273,7 @@ create function dynamics_sync.mark_dirty(
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
+  select dynamics_sync.reserve_places(of_target, of_table, array[of_key]);
   insert into dynamics_sync.outbox as waiting (target, source_table, record_key, operation_type, changed_columns)
   values (of_target, of_table, of_key, of_type, of_columns)
   on conflict (target, source_table, record_key) do update set
@@ -332,6 +413,13 @@ as $$
 declare
   gathered bigint;
 begin
+  perform dynamics_sync.reserve_places(of_target, of_table.name, of_table.keys)
+  from (
+    select c.source_table as name, array_agg(key) as keys
+    from dynamics_sync.changes c cross join lateral unnest(c.record_keys) as key
+    where c.ctid = any(places)
+    group by c.source_table
+  ) as of_table;
   with taken as (
     delete from dynamics_sync.changes c where c.ctid = any(places)
     returning c.*
@@ -390,8 +478,7 @@ end
 $$;
 
 -- Gather changes of about so many records, the oldest first; gives of how many. One at a time, so that they stay in
--- order. Where another transaction keeps a record of the outbox, they are left for later. What a server that crashes
--- forgets of this is gathered once more.
+-- order. Where another transaction keeps a record of the outbox, they are left for later.
 create function dynamics_sync.gather(of_target text, of_records integer) returns bigint
 language plpgsql
 set search_path = ''
@@ -402,18 +489,17 @@ set enable_bitmapscan = off
 set enable_sort = off
 as $$
 begin
-  perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  if not exists (select from dynamics_sync.changes c where c.target = of_target) then
+  if not exists (select from dynamics_sync.changes c where not c.is_taken and c.target = of_target) then
     return 0;
   end if;
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('dynamics_sync.gather ' || of_target, 0));
+  perform pg_catalog.pg_advisory_xact_lock(dynamics_sync.lock_of('gather', of_target));
   return dynamics_sync.gather_these(of_target, array(
     select first.place
     from (
       select due.place, sum(due.records) over (order by due.id) - due.records as before
       from (
         select c.ctid as place, c.id, c.records from dynamics_sync.changes c
-        where c.target = of_target order by c.id limit of_records for update skip locked
+        where not c.is_taken and c.target = of_target order by c.id limit of_records for update skip locked
       ) as due
     ) as first
     where first.before < of_records
@@ -423,22 +509,132 @@ exception when lock_not_available then
 end
 $$;
 
--- Gather all changes of one record that are committed, and wait for whoever is doing so.
-create function dynamics_sync.gather_record(of_target text, of_table text, of_key text) returns bigint
+-- Gather all changes of one record that are committed, and wait for whoever is doing so or has it taken.
+create function dynamics_sync.gather_record(of_target text, of_table text, of_key text) returns void
 language sql
 set search_path = ''
 set jit = off
 set enable_seqscan = off
 as $$
+  select dynamics_sync.reserve_places(of_target, of_table, array[of_key]);
   select dynamics_sync.gather_these(of_target, array(
     select c.ctid from dynamics_sync.changes c
-    where (c.target, c.source_table) = (of_target, of_table) and of_key = any (c.record_keys)
+    where not c.is_taken and (c.target, c.source_table) = (of_target, of_table) and of_key = any (c.record_keys)
     order by c.id for update
-  ))
+  ));
 $$;
 
--- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a user's open transaction
--- has locked is skipped: a long transaction may delay its own records, never the others'.
+-- Take records straight from where they were noted, so many at most and at least, the oldest first; nothing if some of
+-- them changed more than once, are in the outbox (which is not looked into if it is long) or taken already, or if somebody
+-- may be putting them into the outbox. What has waited for ten seconds is left to be gathered: a record that goes on
+-- changing then waits once.
+create function dynamics_sync.take(
+  of_target text, at_most integer, at_least integer, claim_id text, lease_seconds double precision
+)
+returns table (
+  id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
+  attempts integer
+)
+language plpgsql
+set search_path = ''
+set lock_timeout = '100ms'
+set jit = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_sort = off
+set enable_nestloop = off
+as $$
+#variable_conflict use_column
+declare
+  places tid[];
+begin
+  perform pg_catalog.pg_advisory_xact_lock(dynamics_sync.lock_of('gather', of_target));
+  if not pg_catalog.pg_try_advisory_xact_lock(dynamics_sync.lock_of('places', of_target)) then
+    return;
+  end if;
+
+  select array_agg(first.place) into places
+  from (
+    select due.place, due.records, due.is_doubt, due.noted_at,
+      sum(due.records) over (order by due.id) - due.records as before
+    from (
+      select c.ctid as place, c.id, c.records, c.is_doubt, c.noted_at from dynamics_sync.changes c
+      where not c.is_taken and c.target = of_target order by c.id limit at_most for update skip locked
+    ) as due
+  ) as first
+  where first.before < at_most
+  having sum(first.records) >= at_least and not bool_or(first.is_doubt)
+    and min(first.noted_at) > clock_timestamp() - interval '10 s';
+  if places is null or exists (
+    with each as materialized (
+      select c.source_table, key from dynamics_sync.changes c cross join lateral unnest(c.record_keys) as key
+      where c.ctid = any(places)
+    ),
+    in_use as materialized (
+      (select o.source_table, o.record_key as key from dynamics_sync.outbox o where o.target = of_target limit 2000)
+      union all
+      select c.source_table, key from dynamics_sync.changes c cross join lateral unnest(c.record_keys) as key
+      where c.is_taken and c.target = of_target
+    )
+    select from each group by each.source_table, each.key having count(*) > 1
+    union all
+    select from each join in_use using (source_table, key)
+    union all
+    (select from dynamics_sync.outbox o where o.target = of_target offset 1999 limit 1)
+  ) then
+    return;
+  end if;
+
+  return query
+    with noted as (
+      delete from dynamics_sync.changes c where c.ctid = any(places)
+      returning c.*
+    ),
+    each as (
+      select n.id, n.source_table, n.operation_type, n.changed_columns, n.noted_at, record.key,
+        row_number() over (order by n.id, record.place) as place
+      from noted n cross join lateral unnest(n.record_keys) with ordinality as record (key, place)
+    ),
+    left_over as (
+      insert into dynamics_sync.changes (
+        id, target, source_table, operation_type, changed_columns, records, record_keys, noted_at
+      )
+      overriding system value
+      select each.id, of_target, each.source_table, each.operation_type, each.changed_columns, count(*),
+        array_agg(each.key), each.noted_at
+      from each where each.place > at_most
+      group by each.id, each.source_table, each.operation_type, each.changed_columns, each.noted_at
+    ),
+    taken as (
+      insert into dynamics_sync.changes (
+        target, source_table, operation_type, changed_columns, records, record_keys, noted_at, is_taken, record_ids,
+        version, lease_owner, lease_until
+      )
+      select of_target, part.source_table, part.operation_type, part.changed_columns, count(*), array_agg(part.key),
+        min(part.noted_at), true, array_agg(nextval('dynamics_sync.outbox_ids')), nextval('dynamics_sync.change_version'),
+        claim_id, clock_timestamp() + make_interval(secs => lease_seconds)
+      from (
+        select each.*, (row_number() over (
+          partition by each.source_table, each.operation_type, each.changed_columns order by each.place
+        ) - 1) / 1000 as number
+        from each where each.place <= at_most
+      ) as part
+      group by part.source_table, part.operation_type, part.changed_columns, part.number
+      order by min(part.place)
+      returning *
+    )
+    select record.id, t.source_table, record.key, t.version, t.operation_type, t.changed_columns, 0
+    from taken t cross join lateral unnest(t.record_ids, t.record_keys) as record (id, key)
+    order by t.id;
+exception when lock_not_available then
+  return;
+end
+$$;
+
+-- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a transaction has locked is
+-- skipped: a long one may delay its own records, never the others'. Changes of so many records are gathered first. Where
+-- at least as many as taken_from have just been changed, it is not done: they are taken as they are, once those that were
+-- never tried are on their way.
 -- A queue's statistics always lie: it was empty when it was analysed. So the planner is kept to the index's order here,
 -- and below no table is joined: lateral subqueries that lock or have a limit, and `any(array(...))`, are looked up by key
 -- whatever it believes. A join may go through all that waits, for each row.
@@ -447,7 +643,8 @@ $$;
 -- Where a lease ran out, its worker may have died with a request under way.
 -- Plans with a forbidden step look dear enough to be compiled, at each call: hence no JIT.
 create function dynamics_sync.claim(
-  of_target text, at_most integer, claim_id text, lease_seconds double precision, late_seconds double precision
+  of_target text, at_most integer, claim_id text, lease_seconds double precision, late_seconds double precision,
+  gathered_at_once integer default 0, taken_from integer default null
 )
 returns table (
   id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
@@ -463,7 +660,39 @@ as $$
 #variable_conflict use_column
 declare
   claimed_rows bigint;
+  is_flood boolean;
+  is_turn boolean;
 begin
+  if exists (
+    select from dynamics_sync.changes c where c.is_taken and c.target = of_target and c.lease_until < clock_timestamp()
+  ) then
+    perform dynamics_sync.unfold(array(
+      select c.ctid from dynamics_sync.changes c
+      where c.is_taken and c.target = of_target and c.lease_until < clock_timestamp()
+      order by c.id for update skip locked
+    ));
+  end if;
+  select sum(first.records) >= taken_from and min(first.noted_at) > clock_timestamp() - interval '10 s' into is_flood
+  from (
+    select c.records, c.noted_at from dynamics_sync.changes c
+    where not c.is_taken and c.target = of_target order by c.id limit greatest(taken_from, 1)
+  ) as first;
+  if is_flood then
+    is_turn := not exists (
+      select from dynamics_sync.outbox o
+      where o.target = of_target and o.attempts = 0 and (o.lease_until is null or o.lease_until < clock_timestamp())
+    );
+    if is_turn then
+      return query select * from dynamics_sync.take(of_target, at_most, taken_from, claim_id, lease_seconds);
+      if found then
+        perform dynamics_sync.note_claim(of_target, true);
+        return;
+      end if;
+    end if;
+  end if;
+  if gathered_at_once > 0 and (is_flood is not true or is_turn) then
+    perform dynamics_sync.gather(of_target, gathered_at_once);
+  end if;
   return query
     with due as (
       select o.id, o.lease_owner is not null as was_left, o.source_table, o.record_key
@@ -508,13 +737,14 @@ as $$
   ) as held
 $$;
 
--- Begin the leases of claimed rows anew; give those that are still ours. What a user's transaction has locked is not.
+-- Begin the leases of claimed rows anew; give those that are still ours. What a transaction has locked is not.
 create function dynamics_sync.renew(ids bigint[], claims text[], lease_seconds double precision)
 returns table (id bigint, claim_id text)
 language sql
 set search_path = ''
 set enable_seqscan = off
 as $$
+  select dynamics_sync.unfold_claimed(ids, claims);
   update dynamics_sync.outbox o set lease_until = clock_timestamp() + make_interval(secs => lease_seconds)
   where o.id = any(array(
     select held.id
@@ -525,6 +755,53 @@ as $$
     ) as held
   ))
   returning o.id, o.lease_owner
+$$;
+
+-- Give taken records back: they are unchanged, or they would have rows of the outbox.
+create function dynamics_sync.give_back_taken(ids bigint[], claims text[])
+returns table (id bigint, source_table text, record_key text)
+language plpgsql
+set search_path = ''
+set jit = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+  taken record;
+  done record;
+begin
+  for taken in
+    select c.* from dynamics_sync.changes c where c.is_taken and c.lease_owner = any(claims) order by c.id for update
+  loop
+    select array_agg(own.id) filter (where own.is_gone) as ids, array_agg(own.key) filter (where own.is_gone) as keys,
+      array_agg(own.id) filter (where not own.is_gone) as other_ids,
+      array_agg(own.key) filter (where not own.is_gone) as other_keys
+    into done
+    from (
+      select record.id, record.key, given.id is not null as is_gone
+      from unnest(taken.record_ids, taken.record_keys) as record (id, key)
+      left join unnest(ids, claims) as given (id, claim_id)
+        on given.id = record.id and given.claim_id = taken.lease_owner
+    ) as own;
+    continue when done.ids is null;
+    if done.other_ids is null then
+      delete from dynamics_sync.changes c where c.is_taken and (c.target, c.id) = (taken.target, taken.id);
+    else
+      update dynamics_sync.changes c
+      set record_ids = done.other_ids, record_keys = done.other_keys, records = cardinality(done.other_ids)
+      where c.is_taken and (c.target, c.id) = (taken.target, taken.id);
+    end if;
+    perform dynamics_sync.note_changed_here(taken.target, taken.source_table, key, taken.changed_columns)
+    from unnest(done.keys) as key
+    cross join lateral (
+      select from dynamics_sync.inbox_records known
+      where (known.target, known.source_table, known.record_key) = (taken.target, taken.source_table, key)
+        and known.taken <> '{}'
+      limit 1
+    ) as is_known;
+    return query select gone.id, taken.source_table, gone.key from unnest(done.ids, done.keys) as gone (id, key);
+  end loop;
+end
 $$;
 
 -- Give claimed rows back: what is unchanged since the claim goes ('gone'), what changed waits for its next turn
@@ -539,8 +816,16 @@ as $$
 #variable_conflict use_column
 declare
   found_rows bigint;
+  gone_rows bigint;
   changed_rows bigint;
 begin
+  return query
+    select taken.id, 'gone', taken.source_table, taken.record_key
+    from dynamics_sync.give_back_taken(ids, claims) as taken;
+  get diagnostics found_rows = row_count;
+  if found_rows = cardinality(ids) then
+    return;
+  end if;
   return query
     with done as (
       select held.id
@@ -566,7 +851,8 @@ begin
       ) as is_known
     )
     select gone.id, 'gone', gone.source_table, gone.record_key from gone where (select count(*) from noted) >= 0;
-  get diagnostics found_rows = row_count;
+  get diagnostics gone_rows = row_count;
+  found_rows := found_rows + gone_rows;
   if found_rows = cardinality(ids) then
     return;
   end if;
@@ -605,6 +891,7 @@ as $$
 declare
   freed record;
 begin
+  perform dynamics_sync.unfold_claimed(ids, claims);
   perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
 
   for freed in
@@ -651,7 +938,10 @@ declare
   arrived record;
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
+  if true = any(unanswered) then
+    perform dynamics_sync.unfold_claimed(ids, claims);
+    perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
+  end if;
 
   select array_agg(back.id), array_agg(back.outcome), array_agg(back.source_table), array_agg(back.record_key)
   into back_ids, outcomes, tables, record_keys
