@@ -3,10 +3,11 @@
 Each may be sent again without harm after a lost answer.
 """
 
-import json
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from hashlib import blake2b
+
+from pydantic_core import to_json
 
 from dynamics_sync.core.mapping import DeleteRule, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
@@ -75,11 +76,11 @@ def call_for(
         raise row
     address = table.address(operation.record_key)
     if row is not None:
-        return Call("PATCH", address, json.dumps(table.body(row)).encode())
+        return Call("PATCH", address, to_json(table.body(row)))
     match table.on_delete:
         case DeleteRule.IGNORE:
             return None
         case DeleteRule.DELETE:
             return Call("DELETE", address, only_if_there=True)
         case DeleteRule.DEACTIVATE:
-            return Call("PATCH", address, json.dumps(table.inactive).encode(), only_if_there=True)
+            return Call("PATCH", address, to_json(table.inactive), only_if_there=True)

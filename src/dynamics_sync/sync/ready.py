@@ -18,7 +18,7 @@ class Ready:
         self._most_together = most_together
         self._tables: dict[str, deque[SyncOperation]] = {}
         self._count = 0
-        self._more_comes = False
+        self._expected = 0
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -26,15 +26,15 @@ class Ready:
         return self._count
 
     def expect(self) -> None:
-        """More may come in a moment: until `put`, only full requests leave."""
-        self._more_comes = True
+        """More may come in a moment: until as many `put`, only full requests leave."""
+        self._expected += 1
 
     def put(self, operations: Sequence[SyncOperation]) -> None:
-        """These wait from now on."""
+        """These wait from now on, as was expected."""
         for operation in operations:
             self._tables.setdefault(operation.source_table, deque()).append(operation)
         self._count += len(operations)
-        self._more_comes = False
+        self._expected = max(self._expected - 1, 0)
         self._changed.set()
 
     def waiting(self) -> Sequence[SyncOperation]:
@@ -82,6 +82,6 @@ class Ready:
 
     def _next_table(self) -> str | None:
         for table, waiting in self._tables.items():
-            if not self._more_comes or len(waiting) >= self._most_together(table):
+            if not self._expected or len(waiting) >= self._most_together(table):
                 return table
         return None

@@ -96,6 +96,8 @@ class Worker:
         self._held = 0
         self._more_room = asyncio.Event()
         self._ready = Ready(self._most_together)
+        self._reading: asyncio.Task[None] | None = None
+        self._being_read = 0
         self._most_ready = settings.concurrency
         self._largest = 1
         self._taken = 0
@@ -189,7 +191,7 @@ class Worker:
             self._drop(self._ready.remove(gone))  # the others were sent meanwhile
 
     async def _claim(self, limit: int) -> Sequence[SyncOperation]:
-        """Take records from the outbox, and read their rows while they wait for their turn."""
+        """Take records from the outbox. Their rows are read while they wait for their turn, and more are claimed."""
         operations: Sequence[SyncOperation] = ()
         self._ready.expect()
         try:
@@ -201,12 +203,25 @@ class Worker:
                 self._leases.begin(operation, claimed_at)
             self._look_ahead()
             self._breaker.observe(claim.reading, claimed_at)
+            await self._until_read()
+        finally:
+            self._being_read = len(operations)
+            self._reading = asyncio.create_task(self._read(operations))
+        return operations
+
+    async def _read(self, operations: Sequence[SyncOperation]) -> None:
+        try:
             if operations:
                 with contextlib.suppress(DatabaseError):  # then they are read when they are sent
                     await self._read_ahead(operations)
         finally:
+            self._being_read = 0
             self._ready.put(operations)
-        return operations
+
+    async def _until_read(self) -> None:
+        """Until what was claimed last is ready."""
+        if self._reading is not None:
+            await self._reading
 
     async def _resend_unanswered(self) -> None:
         """Now and then."""
@@ -219,9 +234,10 @@ class Worker:
         so that a claim is worth its round trip."""
         if self._cautious:
             return 1 if self._held == 0 else 0
-        if len(self._ready) > self._most_ready // 2:
+        ready = len(self._ready) + self._being_read
+        if ready > self._most_ready // 2:
             return 0
-        return min(self._most_ready - len(self._ready), self._settings.most_held - self._held)
+        return min(self._most_ready - ready, self._settings.most_held - self._held, MOST)
 
     def _most_together(self, source_table: str) -> int:
         return 1 if self._cautious else self._leases.most_together(source_table)
@@ -358,6 +374,7 @@ class Worker:
 
     async def _finish(self, jobs: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
+        await self._until_read()
         unsent = self._ready.close()
         self._pacer.close()
         with contextlib.suppress(DatabaseError):

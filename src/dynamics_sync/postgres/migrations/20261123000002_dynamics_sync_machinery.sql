@@ -58,7 +58,8 @@ create table dynamics_sync.outbox (
 create index outbox_claim_order on dynamics_sync.outbox (target, attempts, enqueued_at);
 
 -- What Dynamics was last known to hold. `payload_hash` is a digest of what was written there last; null where something
--- else may have been written since, by a request of ours of which not all is known, or by somebody there.
+-- else may have been written since, by a request of ours of which not all is known, or by somebody there. Its index begins
+-- with what differs: it is looked up twice for each record that is sent, among all that ever were.
 create table dynamics_sync.record_state (
   target text not null,
   source_table text not null,
@@ -67,7 +68,7 @@ create table dynamics_sync.record_state (
   etag text,
   payload_hash bytea,
   applied_at timestamptz not null default clock_timestamp(),
-  primary key (target, source_table, record_key)
+  primary key (record_key, source_table, target)
 ) with (fillfactor = 50);
 
 -- Requests that were never answered. Dynamics may still be at work on them, and let one take effect after a newer state
