@@ -1178,7 +1178,8 @@ $$;
 -- A key that is gone for good, or null, names no record. Where all columns count (`columns_known` is how many the table
 -- had), there may be more by now: then the rows are asked for their names.
 -- Values are compared as they are stored (`*<>`): each type can be, and equal ones may be written differently.
--- `offset 0` has each text and each comparison made once. A thousand records at most are noted together.
+-- `offset 0` has each text and each comparison made once. A thousand records at most are noted together. What is tried first
+-- is for a single row whose key stays: it finds nothing where there are more, or where the table has grown.
 create function dynamics_sync.capturing(
   function_name name, target text, source_table text, key_column name, key_number smallint, watched name[],
   columns_known smallint
@@ -1217,6 +1218,11 @@ as $function$
         ) as changed',
       ', pair.changed', ' or pair.differs', 'pair.changed'
     where columns_known is not null
+  ),
+  growth as (
+    select case when columns_known is not null then
+      format('(select c.relnatts > %s from pg_class c where c.oid = %I.tg_relid)', columns_known, function_name)
+    end as has_grown
   ),
   sides as (
     select ways.*, got.rows[1] as olds, got.rows[2] as news
@@ -1258,20 +1264,20 @@ as $function$
     select format(
       $sql$
     insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
-    select %L, %L, noted.operation_type, noted.changed_columns, 1, array[noted.k]
+    select %L, %L, 'upsert', %s, 1, array[pair.k]
     from (
-      select o.k as old_k, n.k as new_k, n.k is not null and n.k is distinct from o.k as is_new%s
+      select n.k, false as is_new%s
       from %s as o
       cross join %s as n
+      where (n.k = o.k) is true and not exists (select from new_rows offset 1)%s
       offset 0
     ) as pair
-    cross join lateral (values
-      (pair.old_k is distinct from pair.new_k, pair.old_k, 'delete', '{}'), (pair.is_new%s, pair.new_k, 'upsert', %s)
-    ) as noted (counts, k, operation_type, changed_columns)
-    where noted.counts and noted.k is not null;$sql$,
-      target, source_table, compared, olds, news, any_difference, changed
+    where pair.is_new%s;$sql$,
+      target, source_table, changed, compared, olds, news, ' and not ' || has_grown, any_difference
     ) as statement
-    from sides where way = 'by name'
+    from sides
+    cross join growth
+    where way = 'by name'
   ),
   others as (
     select event.name, format(
@@ -1294,12 +1300,12 @@ as $function$
 begin
   if tg_op = 'INSERT' then%s
   elsif tg_op = 'DELETE' then%s
-  else
-    case (%s)
-    when 'one' then%s
-    when 'many' then%s
-    else%s
-    end case;
+  else%s
+    if not found then
+      if %s then%s
+      else%s
+      end if;
+    end if;
   end if;
   if found then%s
   end if;
@@ -1308,16 +1314,10 @@ end
 $sql$,
     (select statement from others where name = 'insert'),
     (select statement from others where name = 'delete'),
-    format(
-      'select case%s when exists (select from new_rows offset 1) then ''many'' else ''one'' end',
-      case when columns_known is not null then format(
-        ' when (select c.relnatts > %s from pg_class c where c.oid = %I.tg_relid) then ''whole''',
-        columns_known, function_name
-      ) end
-    ),
     (select statement from single),
-    (select statement from updates where way = 'by name'),
+    coalesce((select has_grown from growth), 'false'),
     coalesce((select statement from updates where way = 'whole'), ' null;'),
+    (select statement from updates where way = 'by name'),
     dynamics_sync.waking(quote_literal(target))
   )
 $function$;
