@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import psycopg
+
 from dynamics_sync.core.circuit import Circuit, CircuitState
 from dynamics_sync.postgres.audit import Operator, note
 from dynamics_sync.postgres.coalesce import Coalescer
 from dynamics_sync.postgres.connections import Connection, Pool, one_trip, transaction
 from dynamics_sync.sync.ports import CircuitReading
+
+Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
 SELECT_CIRCUIT = """
 select clock_timestamp(), c.state, c.failure_count, c.opened_at, c.last_error_code, c.probe_owner, c.probe_until,
@@ -18,16 +22,19 @@ from (select) as always left join dynamics_sync.circuit c on c.target = %(target
 
 INSERT_CIRCUIT = "insert into dynamics_sync.circuit (target) values (%(target)s) on conflict do nothing"
 
+# A transition wakes all workers.
 COMPARE_AND_SET = """
-update dynamics_sync.circuit
-set state = %(state)s, failure_count = %(failure_count)s, opened_at = %(opened_at)s,
-  last_error_code = %(last_error_code)s, probe_owner = %(probe_owner)s, probe_until = %(probe_until)s,
-  paused_until = %(paused_until)s, generation = %(generation)s, revision = %(revision)s
-where target = %(target)s and revision = %(expected)s
-  and (%(not_after)s::timestamptz is null or clock_timestamp() <= %(not_after)s)
+with changed as (
+  update dynamics_sync.circuit
+  set state = %(state)s, failure_count = %(failure_count)s, opened_at = %(opened_at)s,
+    last_error_code = %(last_error_code)s, probe_owner = %(probe_owner)s, probe_until = %(probe_until)s,
+    paused_until = %(paused_until)s, generation = %(generation)s, revision = %(revision)s
+  where target = %(target)s and revision = %(expected)s
+    and (%(not_after)s::timestamptz is null or clock_timestamp() <= %(not_after)s)
+  returning target
+)
+select count(*), count(pg_notify('dynamics_sync', target)::text) filter (where %(is_transition)s) from changed
 """
-
-WAKE_WORKERS = "select pg_notify('dynamics_sync', %(target)s)"
 
 LAST_INCIDENT = "select max(id) from dynamics_sync.incidents where target = %(target)s"
 
@@ -77,16 +84,24 @@ class PostgresCircuitStore:
             "paused_until": new.paused_until,
             "generation": new.generation,
             "revision": new.revision,
+            "is_transition": new.generation != expected.generation,
         }
+        if self._operator is None:
+            # Opened in one trip: where the commit came in another one and got lost on its way for a while, others would
+            # send until then, and the silence would have been promised for before.
+            async with one_trip(self._pool) as connection:
+                cursor = await self._change(connection, parameters)
+            return await _is_changed(cursor)
         async with transaction(self._pool) as connection:
-            if expected.revision == 0:
-                await connection.execute(INSERT_CIRCUIT, parameters)
-            changed = (await connection.execute(COMPARE_AND_SET, parameters)).rowcount == 1
-            if changed and new.generation != expected.generation:
-                await connection.execute(WAKE_WORKERS, parameters)
-            if changed and self._operator is not None:
+            changed = await _is_changed(await self._change(connection, parameters))
+            if changed:
                 await self._note(connection, self._operator, expected, new)
         return changed
+
+    async def _change(self, connection: Connection, parameters: dict[str, object]) -> Cursor:
+        if parameters["expected"] == 0:
+            await connection.execute(INSERT_CIRCUIT, parameters)
+        return await connection.execute(COMPARE_AND_SET, parameters)
 
     async def _note(self, connection: Connection, operator: Operator, old: Circuit, new: Circuit) -> None:
         """The incident that began, goes on or has ended by it; forgetting a few failures has none."""
@@ -95,3 +110,8 @@ class PostgresCircuitStore:
             row = await (await connection.execute(LAST_INCIDENT, {"target": self._target})).fetchone()
         action = "circuit_close" if new.state is CircuitState.CLOSED else "circuit_open"
         await note(connection, operator, action, self._target, incident_id=row[0] if row is not None else None)
+
+
+async def _is_changed(cursor: Cursor) -> bool:
+    row = await cursor.fetchone()
+    return row is not None and row[0] == 1

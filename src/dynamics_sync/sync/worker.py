@@ -127,8 +127,8 @@ class Worker:
         jobs = [asyncio.create_task(self._send()), asyncio.create_task(self._pacer.run())]
         try:
             while not self._clock.stopped:
-                for job in jobs:
-                    if job.done():
+                for job in (*jobs, self._reading):
+                    if job is not None and job.done():
                         job.result()  # one that fails must not go unnoticed
                 rest_seconds = await self._step_or_wait_for_database()
                 if rest_seconds > 0:
@@ -203,25 +203,24 @@ class Worker:
                 self._leases.begin(operation, claimed_at)
             self._look_ahead()
             self._breaker.observe(claim.reading, claimed_at)
-            await self._until_read()
         finally:
-            self._being_read = len(operations)
-            self._reading = asyncio.create_task(self._read(operations))
+            if operations:
+                self._being_read += len(operations)
+                self._reading = asyncio.create_task(self._read(operations, self._reading))
+            else:
+                self._ready.put(operations)
         return operations
 
-    async def _read(self, operations: Sequence[SyncOperation]) -> None:
+    async def _read(self, operations: Sequence[SyncOperation], before: asyncio.Task[None] | None) -> None:
+        """After those that were claimed before them."""
         try:
-            if operations:
-                with contextlib.suppress(DatabaseError):  # then they are read when they are sent
-                    await self._read_ahead(operations)
+            if before is not None:
+                await before
+            with contextlib.suppress(DatabaseError):  # then they are read when they are sent
+                await self._read_ahead(operations)
         finally:
-            self._being_read = 0
+            self._being_read -= len(operations)
             self._ready.put(operations)
-
-    async def _until_read(self) -> None:
-        """Until what was claimed last is ready."""
-        if self._reading is not None:
-            await self._reading
 
     async def _resend_unanswered(self) -> None:
         """Now and then."""
@@ -374,7 +373,8 @@ class Worker:
 
     async def _finish(self, jobs: Sequence[asyncio.Task[None]]) -> None:
         """Let requests in flight end, then cancel what is left; leases are released either way."""
-        await self._until_read()
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
         unsent = self._ready.close()
         self._pacer.close()
         with contextlib.suppress(DatabaseError):
