@@ -238,17 +238,18 @@ async def test_what_an_incident_left_can_be_discarded(database: str, command: Ru
 
 
 async def test_on_a_terminal_a_bar_shows_how_far_it_is(database: str, tmp_path: Path) -> None:
-    async with stage(database) as on:
+    async with stage(database, working=False) as on:
         await left_behind(on, 5)
         ours, theirs = pty.openpty()
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", START, "queue", "replay", "--all", "--yes"),
-            cwd=tmp_path,
-            env=environment({"database_url": database}) | {"TERM": "xterm-256color", "COLUMNS": "120"},
-            stdout=theirs,
-        )
-        os.close(theirs)
-        assert await process.wait() == 0
+        async with worker_process(on, database, tmp_path):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", START, "queue", "replay", "--all", "--yes"),
+                cwd=tmp_path,
+                env=environment({"database_url": database}) | {"TERM": "xterm-256color", "COLUMNS": "120"},
+                stdout=theirs,
+            )
+            os.close(theirs)
+            assert await process.wait() == 0
         shown = os.read(ours, 100_000).decode()
         os.close(ours)
         assert "replaying" in shown

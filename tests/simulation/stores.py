@@ -122,7 +122,7 @@ class Database:
         for key in dict.fromkeys(change.key for change in self.changes):
             of_record = [change for change in self.changes if change.key == key]
             columns = sorted({name for change in of_record for name in change.columns})
-            self.mark_dirty(key, of_record[-1].operation_type, columns, min(change.at for change in of_record))
+            self.mark_dirty(key, of_record[-1].operation_type, columns, of_record[0].at)
         self.changes = []
 
     def mark_dirty(
