@@ -35,14 +35,23 @@ async def road_that_ends(database: str, port_there: int) -> AsyncIterator[str]:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, there = await asyncio.open_connection("127.0.0.1", port_there)
-        with contextlib.suppress(OSError):
+        roads.append(asyncio.current_task())
+        try:
             await asyncio.gather(to_the_server(reader, there), back(answers, writer))
+        finally:
+            for side in (there, writer):
+                side.transport.abort()
 
+    roads: list[asyncio.Task[None] | None] = []
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
         yield database.replace(f":{port_there}/", f":{server.sockets[0].getsockname()[1]}/")
     finally:
         server.close()
+        for road in roads:
+            if road is not None:
+                road.cancel()
+        await asyncio.gather(*filter(None, roads), return_exceptions=True)
 
 
 @pytest.mark.parametrize("generation_before", [0, 7])
