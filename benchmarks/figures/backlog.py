@@ -8,6 +8,7 @@ from benchmarks.database import TOGGLED, Database
 from benchmarks.measuring import Contender, Figure, Stage
 from benchmarks.processes import Target
 from benchmarks.workers import Kind, ours
+from dynamics_sync.postgres.outbox import GATHERED_AT_ONCE
 
 RATE, MEMORY = "records/s", "peak MiB"
 
@@ -16,13 +17,15 @@ update public.certificates set status = {TOGGLED}
 where not exists (select from dynamics_sync.outbox waiting where waiting.record_key = certificates.id::text)
 """
 """What was sent in the round before waits again, behind all others."""
-GATHER = "select dynamics_sync.gather('dynamics', 10000000)"
-"""As workers do while Dynamics is down."""
+GATHER = f"select dynamics_sync.gather('dynamics', {GATHERED_AT_ONCE})"
+"""As workers do while Dynamics is down, again and again."""
 
 
 def drain_part(kind: Kind, database: Database, target: Target, count: int) -> Mapping[str, float]:
     """From the first request until `count` records have arrived, and the most memory that the worker had by then."""
-    database.run(FILL, GATHER)
+    database.run(FILL)
+    while database.value(GATHER) > 0:
+        pass
     database.settle()
     target.reset()
     with kind.at_work(database, target) as [worker]:
