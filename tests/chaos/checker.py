@@ -140,8 +140,9 @@ class _Given:
         before = self._until(key, look)
         if any(write.state is None and write.at >= owed.since for write in before):
             return True
-        if owed.state is None:
-            return all(write.state is None for write in before)
+        if owed.state is None:  # it may never have been there, until a request that was decided on before took effect
+            given_before = [write.state for write in before if write.at < owed.since]
+            return not given_before or given_before[-1] is None
         return any(write.state is not None and write.state >= owed.state for write in before)
 
 

@@ -82,6 +82,16 @@ def test_a_deleted_record_that_came_back_is_stale() -> None:
     assert rules(replace(GOOD, writes=(*GOOD.writes, Write("b", 9.0, 3)))) == [Rule.STALE]
 
 
+def test_a_record_that_came_after_it_had_gone_is_stale_unless_it_went_again() -> None:
+    """It went before it had ever arrived, so that nothing was to be written; a request from before was late."""
+    changes = (*GOOD.changes, Change(5, 5, "e", 5, "insert", 5.0), Change(6, 6, "e", None, "delete", 6.0))
+    gone = {"e": Owed(None, 6.0)}
+    history = replace(GOOD, changes=changes, looks=[Look(8.0, 8.1, gone)], ends=[Look(30.0, 30.1, gone)])
+    late = (*GOOD.writes, Write("e", 7.0, 5))
+    assert rules(replace(history, writes=late)) == [Rule.STALE]
+    assert rules(replace(history, writes=(*late, Write("e", 9.0, None)))) == []
+
+
 def test_a_record_that_went_though_it_is_there_is_stale() -> None:
     assert rules(replace(GOOD, writes=(*GOOD.writes, Write("a", 9.0, None)))) == [Rule.STALE]
 
