@@ -207,7 +207,7 @@ def test_no_step_is_compiled(database: str) -> None:
         assert any("Insert on changes" in plan for plan in plans)
         assert any("Delete on changes" in plan for plan in plans)
         assert [plan for plan in plans if "JIT:" in plan] == []
-        connection.execute("alter function dynamics_sync.gather set jit = on")
+        connection.execute("alter function dynamics_sync.oldest_changes set jit = on")
         connection.execute(GATHER, GATHERING)
         is_available = connection.execute("select pg_jit_available()").fetchone() == (True,)
         assert any("JIT:" in plan for plan in plans) == is_available

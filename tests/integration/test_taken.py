@@ -43,12 +43,6 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def user(database: str) -> AsyncIterator[Connection]:
-    async with await connect(database) as connection:
-        yield connection
-
-
-@pytest.fixture
 def outbox(pool: Pool) -> Outbox:
     return outbox_of(pool)
 

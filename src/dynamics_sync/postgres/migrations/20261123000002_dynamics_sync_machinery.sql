@@ -261,7 +261,7 @@ begin
         and exists (
           select from unnest(c.record_keys) as own (key) join unnest(keys) as given (key) on given.key = own.key
         )
-      for update
+      order by c.id for update
     ));
   end if;
 end
@@ -478,23 +478,16 @@ begin
 end
 $$;
 
--- Gather changes of about so many records, the oldest first; gives of how many. One at a time, so that they stay in
--- order. Where another transaction keeps a record of the outbox, they are left for later.
-create function dynamics_sync.gather(of_target text, of_records integer) returns bigint
-language plpgsql
+-- Lock the oldest changes, of about so many records; gives their places. What another transaction has locked is left out.
+create function dynamics_sync.oldest_changes(of_target text, of_records integer) returns tid[]
+language sql
 set search_path = ''
-set lock_timeout = '100ms'
 set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 as $$
-begin
-  if not exists (select from dynamics_sync.changes c where not c.is_taken and c.target = of_target) then
-    return 0;
-  end if;
-  perform pg_catalog.pg_advisory_xact_lock(dynamics_sync.lock_of('gather', of_target));
-  return dynamics_sync.gather_these(of_target, array(
+  select array(
     select first.place
     from (
       select due.place, sum(due.records) over (order by due.id) - due.records as before
@@ -504,7 +497,24 @@ begin
       ) as due
     ) as first
     where first.before < of_records
-  ));
+  )
+$$;
+
+-- Gather changes of about so many records, the oldest first; gives of how many. One at a time, so that they stay in
+-- order. Where another transaction keeps a record of the outbox, they are left for later.
+create function dynamics_sync.gather(of_target text, of_records integer) returns bigint
+language plpgsql
+set search_path = ''
+set lock_timeout = '100ms'
+set jit = off
+set enable_seqscan = off
+as $$
+begin
+  if not exists (select from dynamics_sync.changes c where not c.is_taken and c.target = of_target) then
+    return 0;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(dynamics_sync.lock_of('gather', of_target));
+  return dynamics_sync.gather_these(of_target, dynamics_sync.oldest_changes(of_target, of_records));
 exception when lock_not_available then
   return 0;
 end
@@ -527,8 +537,7 @@ $$;
 
 -- Take records straight from where they were noted, so many at most and at least, the oldest first; nothing if some of
 -- them changed more than once, are in the outbox (which is not looked into if it is long) or taken already, or if somebody
--- may be putting them into the outbox. What has waited for ten seconds is left to be gathered: a record that goes on
--- changing then waits once.
+-- may be putting them into the outbox.
 create function dynamics_sync.take(
   of_target text, at_most integer, at_least integer, claim_id text, lease_seconds double precision
 )
@@ -554,19 +563,11 @@ begin
     return;
   end if;
 
-  select array_agg(first.place) into places
-  from (
-    select due.place, due.records, due.is_doubt, due.noted_at,
-      sum(due.records) over (order by due.id) - due.records as before
-    from (
-      select c.ctid as place, c.id, c.records, c.is_doubt, c.noted_at from dynamics_sync.changes c
-      where not c.is_taken and c.target = of_target order by c.id limit at_most for update skip locked
-    ) as due
-  ) as first
-  where first.before < at_most
-  having sum(first.records) >= at_least and not bool_or(first.is_doubt)
-    and min(first.noted_at) > clock_timestamp() - interval '10 s';
-  if places is null or exists (
+  places := dynamics_sync.oldest_changes(of_target, at_most);
+  if not exists (
+    select from dynamics_sync.changes c where c.ctid = any(places)
+    having sum(c.records) >= at_least and not bool_or(c.is_doubt)
+  ) or exists (
     with each as materialized (
       select c.source_table, key from dynamics_sync.changes c cross join lateral unnest(c.record_keys) as key
       where c.ctid = any(places)
@@ -635,7 +636,7 @@ $$;
 -- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a transaction has locked is
 -- skipped: a long one may delay its own records, never the others'. Changes of so many records are gathered first. Where
 -- at least as many as taken_from have just been changed, it is not done: they are taken as they are, once those that were
--- never tried are on their way.
+-- never tried are on their way. What has waited for ten seconds is gathered: a record that goes on changing then waits once.
 -- A queue's statistics always lie: it was empty when it was analysed. So the planner is kept to the index's order here,
 -- and below no table is joined: lateral subqueries that lock or have a limit, and `any(array(...))`, are looked up by key
 -- whatever it believes. A join may go through all that waits, for each row.
