@@ -27,7 +27,7 @@ def put_questions(url: str) -> set[bytes]:
     (operation,) = (found.ok() for found in schema.get_all_operations())
 
     @given(case=operation.as_strategy(), with_secret=st.booleans())
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
     def ask(case: Any, with_secret: bool) -> None:
         response = case.call(headers={"x-webhook-secret": SECRET} if with_secret else {})
         assert response.status_code in ({202, 503} if with_secret else {401})
