@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dynamics_sync.core.circuit import Circuit, CircuitState
+from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.circuit_store import PostgresCircuitStore
 from dynamics_sync.postgres.connections import make_pool
 from support.outbox import TARGET
@@ -54,8 +55,11 @@ async def road_that_ends(database: str, port_there: int) -> AsyncIterator[str]:
         await asyncio.gather(*filter(None, roads), return_exceptions=True)
 
 
+@pytest.mark.parametrize("operator", [None, Operator("Kim", "as agreed")])
 @pytest.mark.parametrize("generation_before", [0, 7])
-async def test_it_is_open_for_all_or_for_nobody(database: str, generation_before: int) -> None:
+async def test_it_is_open_for_all_or_for_nobody(
+    database: str, generation_before: int, operator: Operator | None
+) -> None:
     before = Circuit()
     async with make_pool(database, 2) as pool:
         store = PostgresCircuitStore(pool, TARGET)
@@ -70,5 +74,5 @@ async def test_it_is_open_for_all_or_for_nobody(database: str, generation_before
         async with road_that_ends(database, port) as cut, make_pool(cut, 1) as cut_off:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
-                    await PostgresCircuitStore(cut_off, TARGET).compare_and_set(before, opened)
+                    await PostgresCircuitStore(cut_off, TARGET, operator).compare_and_set(before, opened)
             assert (await store.load()).circuit.state is CircuitState.OPEN

@@ -6,8 +6,8 @@ from uuid import UUID
 from dynamics_sync.postgres.connections import Connection
 
 INSERT = """
-insert into dynamics_sync.audit (actor, action, target, entry_id, incident_id, reason)
-values (%(actor)s, %(action)s, %(target)s, %(entry_id)s, %(incident_id)s, %(reason)s)
+insert into dynamics_sync.audit (actor, action, target, entry_id, reason)
+values (%(actor)s, %(action)s, %(target)s, %(entry_id)s, %(reason)s)
 """
 
 
@@ -20,21 +20,14 @@ class Operator:
 
 
 async def note(
-    connection: Connection,
-    operator: Operator,
-    action: str,
-    target: str,
-    *,
-    entry_id: UUID | None = None,
-    incident_id: int | None = None,
+    connection: Connection, operator: Operator, action: str, target: str, entry_id: UUID | None = None
 ) -> None:
-    """One line of the audit trail: about an entry of the queue, or about a target's circuit."""
+    """One line of the audit trail. What is done to a circuit is noted by `PostgresCircuitStore`."""
     parameters = {
         "actor": operator.name,
         "action": action,
         "target": target,
         "entry_id": entry_id,
-        "incident_id": incident_id,
         "reason": operator.reason,
     }
     await connection.execute(INSERT, parameters)

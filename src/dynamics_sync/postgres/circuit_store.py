@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import psycopg
-
 from dynamics_sync.core.circuit import Circuit, CircuitState
-from dynamics_sync.postgres.audit import Operator, note
+from dynamics_sync.postgres.audit import Operator
 from dynamics_sync.postgres.coalesce import Coalescer
-from dynamics_sync.postgres.connections import Connection, Pool, one_trip, transaction
+from dynamics_sync.postgres.connections import Pool, one_trip
 from dynamics_sync.sync.ports import CircuitReading
-
-Cursor = psycopg.AsyncCursor[tuple[Any, ...]]
 
 SELECT_CIRCUIT = """
 select clock_timestamp(), c.state, c.failure_count, c.opened_at, c.last_error_code, c.probe_owner, c.probe_until,
@@ -36,7 +32,15 @@ with changed as (
 select count(*), count(pg_notify('dynamics_sync', target)::text) filter (where %(is_transition)s) from changed
 """
 
-LAST_INCIDENT = "select max(id) from dynamics_sync.incidents where target = %(target)s"
+# Where the circuit is as this transaction has made it. With the incident that began, goes on or has ended by it.
+AUDIT = """
+insert into dynamics_sync.audit (actor, action, target, incident_id, reason)
+select %(actor)s, %(action)s, c.target,
+  case when %(is_outage)s then (select max(i.id) from dynamics_sync.incidents i where i.target = c.target) end,
+  %(reason)s
+from dynamics_sync.circuit c
+where c.target = %(target)s and c.revision = %(revision)s and c.xmin = pg_current_xact_id()::xid
+"""
 
 
 def reading_from(row: tuple[Any, ...] | None) -> CircuitReading:
@@ -86,32 +90,23 @@ class PostgresCircuitStore:
             "revision": new.revision,
             "is_transition": new.generation != expected.generation,
         }
-        if self._operator is None:
-            # Opened in one trip: where the commit came in another one and got lost on its way for a while, others would
-            # send until then, and the silence would have been promised for before.
-            async with one_trip(self._pool) as connection:
-                cursor = await self._change(connection, parameters)
-            return await _is_changed(cursor)
-        async with transaction(self._pool) as connection:
-            changed = await _is_changed(await self._change(connection, parameters))
-            if changed:
-                await self._note(connection, self._operator, expected, new)
-        return changed
-
-    async def _change(self, connection: Connection, parameters: dict[str, object]) -> Cursor:
-        if parameters["expected"] == 0:
-            await connection.execute(INSERT_CIRCUIT, parameters)
-        return await connection.execute(COMPARE_AND_SET, parameters)
-
-    async def _note(self, connection: Connection, operator: Operator, old: Circuit, new: Circuit) -> None:
-        """The incident that began, goes on or has ended by it; forgetting a few failures has none."""
-        row = None
-        if (old.state, new.state) != (CircuitState.CLOSED, CircuitState.CLOSED):
-            row = await (await connection.execute(LAST_INCIDENT, {"target": self._target})).fetchone()
-        action = "circuit_close" if new.state is CircuitState.CLOSED else "circuit_open"
-        await note(connection, operator, action, self._target, incident_id=row[0] if row is not None else None)
+        # In one trip: where the commit of an opening came in another one and got lost on its way for a while, others
+        # would send until then, and the silence would have been promised for before.
+        async with one_trip(self._pool) as connection:
+            if expected.revision == 0:
+                await connection.execute(INSERT_CIRCUIT, parameters)
+            changed = await connection.execute(COMPARE_AND_SET, parameters)
+            if self._operator is not None:
+                await connection.execute(AUDIT, parameters | _audited(self._operator, expected, new))
+        row = await changed.fetchone()
+        return row is not None and row[0] == 1
 
 
-async def _is_changed(cursor: Cursor) -> bool:
-    row = await cursor.fetchone()
-    return row is not None and row[0] == 1
+def _audited(operator: Operator, old: Circuit, new: Circuit) -> dict[str, object]:
+    """What a person did; forgetting a few failures belongs to no outage."""
+    return {
+        "actor": operator.name,
+        "reason": operator.reason,
+        "action": "circuit_close" if new.state is CircuitState.CLOSED else "circuit_open",
+        "is_outage": (old.state, new.state) != (CircuitState.CLOSED, CircuitState.CLOSED),
+    }
