@@ -15,8 +15,7 @@ WAITING = "select record_key, operation_type, changed_columns from dynamics_sync
 GATHER = "select dynamics_sync.gather('dynamics', %s)"
 CLAIM = "select id, version from dynamics_sync.claim('dynamics', 1, 'us', 60, 180)"
 SETTLE = """
-select outcome
-from dynamics_sync.settle('dynamics', array[%s], array[%s], '{us}', '{null}', '{same}', '{t}', '{f}', 180)
+select is_ours from dynamics_sync.settle('dynamics', array[%s], array[%s], '{us}', '{null}', '{same}', '{}', '{}', 180)
 """
 IS_KNOWN = "select payload_hash is not null from dynamics_sync.record_state"
 ALL = 1_000_000
@@ -88,7 +87,8 @@ def test_who_changes_a_record_waits_for_nobody_and_nobody_for_him(user: Connecti
     with user.transaction():
         user.execute("update public.things set grade = 1")
         assert gather(other) == 0
-        assert other.execute(SETTLE, claimed).fetchall() == [("gone",)]
+        assert other.execute(SETTLE, claimed).fetchall() == []
+        assert other.execute(WAITING).fetchall() == []
     with other.transaction():
         gather(other)
         user.execute("update public.things set grade = 2")
@@ -102,7 +102,7 @@ def test_what_is_gathered_while_a_request_is_under_way_is_sent_after_it(user: Co
     (claimed,) = user.execute(CLAIM).fetchall()
     user.execute("update public.things set grade = 1")
     gather(user)
-    assert user.execute(SETTLE, claimed).fetchall() == [("changed",)]
+    assert user.execute(SETTLE, claimed).fetchall() == []
     assert user.execute(IS_KNOWN).fetchall() == [(False,)]
     assert len(user.execute(CLAIM).fetchall()) == 1
 
@@ -127,7 +127,7 @@ def test_a_resync_is_sent_though_a_request_was_under_way(user: Connection) -> No
     gather(user)
     (claimed,) = user.execute(CLAIM).fetchall()
     assert user.execute("select dynamics_sync.resync('public.things')").fetchone() == (1,)
-    assert user.execute(SETTLE, claimed).fetchall() == [("gone",)]
+    assert user.execute(SETTLE, claimed).fetchall() == []
     assert user.execute(IS_KNOWN).fetchall() == [(True,)]
     gather(user)
     assert user.execute(IS_KNOWN).fetchall() == [(False,)]

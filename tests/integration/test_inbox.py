@@ -170,10 +170,11 @@ async def test_a_conflict_that_postgres_wins_is_sent_though_the_request_under_wa
     await here.told(there.but(at=datetime.now(UTC) + LONG_AGO))
     assert await here.conflicts() == [("status", "postgres")]
     settle = (
-        "select outcome from dynamics_sync.settle("
-        "'dynamics', %s, %s, '{a request under way}', '{null}', '{null}', '{t}', '{f}', 180)"
+        "select is_ours from dynamics_sync.settle("
+        "'dynamics', %s, %s, '{a request under way}', '{null}', '{null}', '{}', '{}', 180)"
     )
-    assert await here.on.rows(settle, [row], [version]) == [("changed",)]
+    assert await here.on.rows(settle, [row], [version]) == []
+    assert await here.on.rows("select id, lease_owner from dynamics_sync.outbox") == [(row, None)]
 
 
 async def test_a_change_made_there_after_our_last_write_is_taken(here: Room) -> None:

@@ -157,7 +157,7 @@ def blocks(owner: Connection, waiting: int) -> int:
         claim_id = f"{waiting} {turn}"
         touched = explained(owner, "select dynamics_sync.claim('dynamics', 4, %s, 60, 180)", claim_id)
         held = owner.execute("select id from dynamics_sync.outbox where lease_owner = %s", [claim_id]).fetchall()
-        release = "select dynamics_sync.release(%s, %s, array[0, 0, 0, 0], array[false, false, false, false], 180)"
+        release = "select dynamics_sync.release(%s, %s, array[0, 0, 0, 0], '{}', 180)"
         touched += explained(owner, release, [row[0] for row in held], [claim_id] * 4)
     return touched
 

@@ -37,7 +37,7 @@ def test_what_was_written_comes_back(type_name: str, data: st.DataObject) -> Non
     value = data.draw(st.none() | TYPES[type_name])
     column = Column(to="a")
     try:
-        _, sent = column.encode("c", value)
+        sent = column.encode("c", value)
     except UnsendableError:
         assume(False)
     assert decode("c", column, type_name, sent) == value
@@ -47,7 +47,7 @@ def test_what_was_written_comes_back(type_name: str, data: st.DataObject) -> Non
 @given(st.sampled_from(sorted(CHOICES)))
 def test_a_choice_comes_back(text: str) -> None:
     column = Column(to="a", choices=CHOICES)
-    assert decode("c", column, "text", column.encode("c", text)[1]) == text
+    assert decode("c", column, "text", column.encode("c", text)) == text
 
 
 @given(st.uuids())
@@ -62,7 +62,7 @@ def test_a_day_that_was_a_point_in_time_is_told_to_be_the_same_day(day: date, zo
     column = Column.model_validate({"to": "a", "kind": "date", "time_zone": zone})
     for type_name in ("timestamp with time zone", "timestamp without time zone"):
         back = decode("c", column, type_name, day.isoformat())
-        assert column.encode("c", back)[1] == day.isoformat()
+        assert column.encode("c", back) == day.isoformat()
     assert decode("c", column, "date", day.isoformat()) == day
 
 

@@ -3,13 +3,15 @@
 Microsoft recommends 100 to 1,000 for a bulk message, fewer where requests time out ("Use bulk operation messages").
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from dynamics_sync.core.values import value
 
 MOST = 1000
 """The most that Dataverse takes in a batch, and the most that makes sense in a bulk message."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BundleSize:
     """The size for one kind of request.
 

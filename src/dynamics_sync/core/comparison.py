@@ -148,7 +148,7 @@ def _wrong_states(wanted: MappingOf[str, bool | int], held: Attributes) -> tuple
 def _holds(column: Column, name: str, value: object, held: object, ids: ReferredIds) -> bool:
     """Whether Dynamics holds in one attribute what would be sent; never where that has no form."""
     try:
-        _, sent = column.encode(name, value)
+        sent = column.encode(name, value)
     except UnsendableError:
         return False
     if sent is None or sent == "":

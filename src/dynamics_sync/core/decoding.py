@@ -57,7 +57,7 @@ def decode(name: str, column: Column, type_name: str, value: object) -> object:
 def agrees(name: str, column: Column, here: object, there: object) -> bool:
     """Whether two values of a column are one in Dynamics: it keeps whole seconds, and takes an empty text for none."""
     try:
-        sent = [column.encode(name, value)[1] for value in (here, there)]
+        sent = [column.encode(name, value) for value in (here, there)]
     except UnsendableError:
         return False
     if isinstance(here, datetime) and isinstance(there, datetime) and column.kind is not ColumnKind.DATE:

@@ -4,11 +4,12 @@ The form of the file is described in `docs/mapping.md`; `certifications/mapping.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingOf
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 from math import isfinite
 from typing import Annotated, Any, ClassVar, Protocol, Self
 from urllib.parse import quote
@@ -102,20 +103,23 @@ class Column(_Model):
         """
         return self.to if self.lookup is None else lookups[self.to]
 
-    def encode(self, name: str, value: object) -> tuple[str, JsonValue]:
-        """The attribute's name and value as the Web API takes them.
+    @cached_property
+    def attribute(self) -> str:
+        """What it is called where it is written."""
+        return self.to if self.lookup is None else f"{self.to}@odata.bind"
+
+    @cached_property
+    def encode(self) -> Callable[[str, object], JsonValue]:
+        """Gives a value as the Web API takes it, from the column's name and its value.
 
         Raises:
             UnsendableError: the value has no number among the choices, or another type than declared.
         """
         if self.lookup is not None:
-            return f"{self.to}@odata.bind", self._reference(name, value)
-        if self.choices is not None and value is not None:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            if text not in self.choices:
-                raise UnsendableError("mapping.unknown_choice", name)
-            return self.to, self.choices[text]
-        return self.to, self._scalar(name, value)
+            return self._reference
+        if self.choices is not None:
+            return self._choice
+        return {ColumnKind.AUTO: _plain, ColumnKind.DATE: self._date, ColumnKind.DATETIME: _point_in_time}[self.kind]
 
     def _reference(self, name: str, value: object) -> str | None:
         if value is None or self.lookup is None:
@@ -124,18 +128,22 @@ class Column(_Model):
             return f"/{self.lookup.entity_set}({_guid(name, value)})"
         return "/" + keyed_address(self.lookup.entity_set, self.lookup.alternate_key, str(value), name)
 
-    def _scalar(self, name: str, value: object) -> JsonValue:
+    def _choice(self, name: str, value: object) -> int | None:
+        if value is None or self.choices is None:
+            return None
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if text not in self.choices:
+            raise UnsendableError("mapping.unknown_choice", name)
+        return self.choices[text]
+
+    def _date(self, name: str, value: object) -> str | None:
         if value is None:
             return None
-        if self.kind is ColumnKind.DATE:
-            if isinstance(value, datetime):
-                return aware(value).astimezone(ZoneInfo(self.time_zone)).date().isoformat()
-            if isinstance(value, date):
-                return value.isoformat()
-            raise UnsendableError("mapping.wrong_type", name)
-        if self.kind is ColumnKind.DATETIME and not isinstance(value, datetime):
-            raise UnsendableError("mapping.wrong_type", name)
-        return _plain(name, value)
+        if isinstance(value, datetime):
+            return aware(value).astimezone(ZoneInfo(self.time_zone)).date().isoformat()
+        if isinstance(value, date):
+            return value.isoformat()
+        raise UnsendableError("mapping.wrong_type", name)
 
 
 def _column(value: object) -> object:
@@ -217,8 +225,7 @@ class TableMapping(SourceTable):
         """
         body: dict[str, JsonValue] = dict(self.states)
         for name, column in self.columns.items():
-            attribute, value = column.encode(name, row[name])
-            body[attribute] = value
+            body[column.attribute] = column.encode(name, row[name])
         return body
 
 
@@ -269,20 +276,21 @@ def parse_mapping(document: MappingOf[str, Any], origin: str) -> Mapping:
 
 
 _AS_IT_IS = re.compile(r"[A-Za-z0-9._~-]+")
-"""What most keys are: quoting finds nothing in it."""
+"""What most keys are: nothing in it is forbidden, or would be quoted."""
 
 
 def keyed_address(entity_set: str, alternate_key: str, value: str, column: str) -> str:
     """`hlf_certifications(hlf_externalid='…')`: a quote in the value is doubled, then the value percent-encoded."""
-    if not value or not FORBIDDEN_KEY_CHARACTERS.isdisjoint(value):
-        raise UnsendableError("mapping.forbidden_key", column)
-    quoted = value if _AS_IT_IS.fullmatch(value) else quote(value.replace("'", "''"), safe="")
-    return f"{entity_set}({alternate_key}='{quoted}')"
+    if not _AS_IT_IS.fullmatch(value):
+        if not value or not FORBIDDEN_KEY_CHARACTERS.isdisjoint(value):
+            raise UnsendableError("mapping.forbidden_key", column)
+        value = quote(value.replace("'", "''"), safe="")
+    return f"{entity_set}({alternate_key}='{value}')"
 
 
 def _plain(name: str, value: object) -> JsonValue:
     match value:
-        case bool() | int() | str():
+        case None | str() | int():
             return value
         case float() if isfinite(value):
             return value
@@ -295,6 +303,12 @@ def _plain(name: str, value: object) -> JsonValue:
         case UUID():
             return str(value)
     raise UnsendableError("mapping.wrong_type", name)
+
+
+def _point_in_time(name: str, value: object) -> JsonValue:
+    if value is not None and not isinstance(value, datetime):
+        raise UnsendableError("mapping.wrong_type", name)
+    return _plain(name, value)
 
 
 def _number(name: str, value: Decimal) -> float:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from dynamics_sync.core.values import value
+
 DYNAMICS = "dynamics"
 """The target that is meant where none is named: what the settings call a Dynamics environment unless told otherwise."""
 
@@ -21,7 +23,7 @@ class OperationType(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncOperation:
     """One record that is to be brought up to date in a target. Metadata only: it holds no value of the record (R14)."""
 
@@ -38,11 +40,15 @@ class SyncOperation:
     """What it goes to: each target has its own circuit, outbox rows, queue entries and worker."""
     changed_columns: tuple[str, ...] = ()
     """Names of the columns that changed; empty where it is not known."""
-    correlation_id: str | None = None
     claim_id: str | None = None
     """The outbox lease that it was claimed under; None where no outbox holds the change."""
     outbox_id: int = 0
     """The outbox row that it was claimed from; 0 without an outbox."""
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What its requests are known by, here and in Dynamics: a UUID, of claim and row. None without an outbox."""
+        return None if self.claim_id is None else f"{self.claim_id[:24]}{self.outbox_id & 0xFFFFFFFFFFFF:012x}"
 
     @property
     def record(self) -> tuple[str, str, str]:
@@ -107,7 +113,7 @@ class FailedAttempt:
     delay_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Applied:
     """Dynamics holds the state that was read when the request was made."""
 

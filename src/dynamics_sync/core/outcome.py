@@ -6,6 +6,8 @@ Sources: Microsoft's pages "Compose HTTP requests and handle errors" and "Servic
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dynamics_sync.core.values import value
+
 DEFAULT_PAUSE_SECONDS = 5.0
 """How long the target is left alone when Dynamics asks for patience without saying how long."""
 
@@ -22,7 +24,7 @@ RECORD_ABSENT_CODES = frozenset({"0x80040217", "0x80060891"})
 """404: the record is not there, by id and by alternate key. Other 404s mean that the address is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """The parts of an HTTP answer that decide. Never its text: Dynamics' messages quote record data (R16)."""
 
@@ -39,7 +41,7 @@ class Answer:
         return self.error_code or f"http_{self.status}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Accepted:
     """Dynamics did what was asked, or there was nothing left to do."""
 

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from dynamics_sync.core.values import value
+
 START = 1
 """Requests at once in the beginning, and again after trouble."""
 
@@ -99,7 +101,7 @@ def _reduced(pace: Pace, concurrency: int, threshold: int, now: datetime) -> Pac
     return Pace(max(concurrency, START), max(threshold, START), now, now, pace.revision + 1)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hints:
     """What an answer says of the target's limits; None where it does not."""
 
@@ -111,7 +113,7 @@ class Hints:
     """Of execution time, in the present window."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Allowance:
     """What is left of a limit, as the last answer said."""
 
@@ -165,7 +167,7 @@ def gap_seconds(
     return min(max(of_requests, of_execution) / part, MOST_GAP_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Latency:
     """How long requests of one kind take, in seconds."""
 

@@ -4,7 +4,7 @@ Each may be sent again without harm after a lost answer.
 """
 
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 
 from pydantic_core import to_json
@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from dynamics_sync.core.mapping import DeleteRule, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import Answer, Outcome, classify_removal, classify_write
+from dynamics_sync.core.values import value
 
 API_PATH = "/api/data/v9.2"
 
@@ -30,7 +31,7 @@ REMOVAL_HEADERS = {name: value for name, value in REQUEST_HEADERS.items() if nam
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """One request for one record, without what all requests have in common."""
 
@@ -53,15 +54,26 @@ class Call:
             return WRITE_HEADERS
         return REMOVAL_HEADERS if self.body is None else REMOVAL_HEADERS | CONTENT_TYPE
 
-    def payload_hash(self, environment: str) -> bytes | None:
-        """A digest of what an upsert writes, and where; None for what is no upsert."""
+    def payload_hash(self, of_environment: blake2b) -> bytes | None:
+        """A digest of what an upsert writes, and where; None for what is no upsert.
+
+        Args:
+            of_environment: as `digest_of` gives it.
+        """
         if self.body is None or self.only_if_there:
             return None
-        return blake2b(b"\0".join([environment.encode(), self.address.encode(), self.body]), digest_size=16).digest()
+        digest = of_environment.copy()
+        digest.update(b"%b\0%b" % (self.address.encode(), self.body))
+        return digest.digest()
 
     def outcome(self, answer: Answer) -> Outcome:
         """What an answer means for the record."""
         return classify_removal(answer) if self.only_if_there else classify_write(answer)
+
+
+def digest_of(environment: str) -> blake2b:
+    """The beginning of all digests of what an environment holds."""
+    return blake2b(environment.encode() + b"\0", digest_size=16)
 
 
 def call_for(

@@ -7,7 +7,7 @@ from dynamics_sync.core.mapping import Mapping, TableMapping, UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import AlreadyThere, Answer, NoRequest, NothingToSend, NotReady, Unsendable
 from dynamics_sync.dynamics.bundling import Bundling, Form
-from dynamics_sync.dynamics.calls import call_for
+from dynamics_sync.dynamics.calls import call_for, digest_of
 from dynamics_sync.dynamics.requests import Batch, BulkUpsert, SingleRequest, Write
 from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.dynamics.web_api import WebApi
@@ -23,6 +23,7 @@ class DataverseGateway:
         self._records = records
         self._mapping = mapping
         self._bundling = bundling
+        self._digest = digest_of(api.environment)
 
     def most_together(self, source_table: str) -> int:
         """How many records of a table are worth to be collected for one request."""
@@ -74,10 +75,10 @@ class DataverseGateway:
             return Unsendable(error.code, error.name)
         if call is None:
             return NothingToSend()
-        payload_hash = call.payload_hash(self._api.environment)
+        payload_hash = call.payload_hash(self._digest)
         if payload_hash is not None and payload_hash == reading.payload_hash:
             return AlreadyThere()
-        return Write(call, payload_hash, operation.correlation_id)
+        return Write(call, payload_hash, operation)
 
     def _request(
         self, table: TableMapping, writes: dict[int, Write], token: str, one_by_one: bool

@@ -7,6 +7,7 @@ from uuid import uuid4
 import aiohttp
 
 from dynamics_sync.core.mapping import TableMapping
+from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import (
     Accepted,
     Mismatch,
@@ -16,6 +17,7 @@ from dynamics_sync.core.outcome import (
     shared_by_batch,
     shared_by_bulk,
 )
+from dynamics_sync.core.values import value
 from dynamics_sync.dynamics import batch
 from dynamics_sync.dynamics.bundling import Bundling, Form
 from dynamics_sync.dynamics.calls import WRITE_HEADERS, Call
@@ -28,16 +30,16 @@ UPSERT_MULTIPLE = "Microsoft.Dynamics.CRM.UpsertMultiple"
 _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Write:
     """What is written of one record."""
 
     call: Call
     payload_hash: bytes | None
-    correlation_id: str | None
+    operation: SyncOperation
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SingleRequest:
     """A request for one record."""
 
@@ -55,7 +57,7 @@ class SingleRequest:
                 self.token,
                 body=call.body,
                 headers=call.headers,
-                correlation_id=self.write.correlation_id,
+                correlation_id=self.write.operation.correlation_id,
             )
         except _NO_ANSWER as error:
             return (Transient(connection_error_code(error)),)

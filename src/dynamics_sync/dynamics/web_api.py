@@ -1,20 +1,21 @@
 """One exchange with the Web API: what leaves with each request, and what is kept of an answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 import aiohttp
 from yarl import URL
 
 from dynamics_sync.core.outcome import Answer
+from dynamics_sync.core.values import value
 from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from
 from dynamics_sync.dynamics.calls import API_PATH, REQUEST_HEADERS
 from dynamics_sync.sync.ports import Clock
 from dynamics_sync.transport.session import start_of_body
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Exchanged:
     """An answer, when it came, and how long it took."""
 

@@ -47,7 +47,7 @@ class ContractTable(SourceTable):
         Raises:
             UnsendableError: a value has no form in JSON.
         """
-        return dict(column.encode(name, row[name]) for name, column in self.columns.items())
+        return {column.attribute: column.encode(name, row[name]) for name, column in self.columns.items()}
 
 
 class Contract(BaseModel):

@@ -51,7 +51,7 @@ select (select count(*) from dynamics_sync.outbox o where %(target)s::text is nu
 SETTLE = """
 select * from dynamics_sync.settle(
   %(target)s, %(ids)b::bigint[], %(versions)b::bigint[], %(claims)b::text[], %(etags)b::text[],
-  %(payload_hashes)b::bytea[], %(sent)b::boolean[], %(unanswered)b::boolean[], %(late_seconds)s
+  %(payload_hashes)b::bytea[], %(unsent)b::bigint[], %(unanswered)b::bigint[], %(late_seconds)s
 )
 """
 
@@ -63,7 +63,7 @@ RENEW = "select * from dynamics_sync.renew(%(ids)b::bigint[], %(claims)b::text[]
 
 RELEASE = """
 select dynamics_sync.release(
-  %(ids)b::bigint[], %(claims)b::text[], %(attempts)b::integer[], %(unanswered)b::boolean[], %(late_seconds)s
+  %(ids)b::bigint[], %(claims)b::text[], %(attempts)b::integer[], %(unanswered)b::bigint[], %(late_seconds)s
 )
 """
 
@@ -144,27 +144,27 @@ class PostgresOutbox:
                 again.append(pair)
 
         async def settle(operations: Operations) -> Operations:
-            outcomes = await self._settle([of_row[operation.outbox_id] for operation in operations])
-            await self._send_once_more([each for each in operations if outcomes[each.outbox_id] == "lost"])
-            return [each for each in operations if outcomes[each.outbox_id] == "locked"]
+            left = await self._settle([of_row[operation.outbox_id] for operation in operations])
+            await self._send_once_more([of_row[outbox_id][0] for outbox_id, is_ours in left if not is_ours])
+            return [of_row[outbox_id][0] for outbox_id, is_ours in left if is_ours]
 
         await while_locked(settle, [operation for operation, _ in of_row.values()])
         if again:
             await self.settle(again)
 
-    async def _settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
-        """Give the outcome for each row."""
+    async def _settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> Sequence[tuple[int, bool]]:
+        """Give the rows that are left, and whether they are still ours."""
         parameters = claimed([operation for operation, _ in arrived]) | {
             "target": self._target,
             "etags": [applied.etag for _, applied in arrived],
             "payload_hashes": [applied.payload_hash for _, applied in arrived],
-            "sent": [applied.is_sent for _, applied in arrived],
-            "unanswered": [applied.unanswered for _, applied in arrived],
+            "unsent": [operation.outbox_id for operation, applied in arrived if not applied.is_sent],
+            "unanswered": [operation.outbox_id for operation, applied in arrived if applied.unanswered],
             "late_seconds": LATE_SECONDS,
         }
         async with one_trip(self._pool) as connection:
             cursor = await connection.execute(SETTLE, parameters)
-        return dict(await cursor.fetchall())
+        return await cursor.fetchall()
 
     async def _send_once_more(self, lost: Sequence[SyncOperation]) -> None:
         """A lease that ended before the write did: what was written may be older than what another worker wrote."""
@@ -206,7 +206,7 @@ class PostgresOutbox:
                 await note_attempts(connection, each.operation, each.failures)
             parameters = claimed([each.operation for each in batch]) | {
                 "attempts": [each.attempts for each in batch],
-                "unanswered": [each.unanswered for each in batch],
+                "unanswered": [each.operation.outbox_id for each in batch if each.unanswered],
                 "late_seconds": LATE_SECONDS,
             }
             row = await (await connection.execute(RELEASE, parameters)).fetchone()
@@ -216,16 +216,15 @@ class PostgresOutbox:
     def _operation(self, row: tuple[Any, ...], claim_id: str) -> SyncOperation:
         outbox_id, source_table, record_key, version, operation_type, changed_columns, attempts = row
         return SyncOperation(
-            source_table=source_table,
-            record_key=record_key,
-            operation_type=_TYPES[operation_type],
-            version=version,
-            attempts=attempts,
-            target=self._target,
-            changed_columns=tuple(changed_columns),
-            correlation_id=f"{claim_id[:24]}{outbox_id & 0xFFFFFFFFFFFF:012x}",  # a UUID, of claim and row
-            claim_id=claim_id,
-            outbox_id=outbox_id,
+            source_table,
+            record_key,
+            _TYPES[operation_type],
+            version,
+            attempts,
+            self._target,
+            tuple(changed_columns),
+            claim_id,
+            outbox_id,
         )
 
 

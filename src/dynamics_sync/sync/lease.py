@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import NoRequest, NotOurs, NotReady, Outcome, Transient
+from dynamics_sync.core.values import value
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.one_by_one import as_bulk
 from dynamics_sync.sync.ports import BulkGateway, BulkRequest, Clock, Gateway, Outbox, Prepared
@@ -127,7 +128,7 @@ def _among(kept: Sequence[int], prepared: Prepared, lost: Mapping[int, NoRequest
     return replace(prepared, places=tuple(kept[place] for place in prepared.places), instead=instead | dict(lost))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _LeasedRequest:
     leases: LeasedGateway
     request: BulkRequest

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import SyncOperation
@@ -24,6 +24,7 @@ from dynamics_sync.core.pace import (
     begun_anew,
     gap_seconds,
 )
+from dynamics_sync.core.values import value
 from dynamics_sync.sync.clock import StoppableClock, StoppedError
 from dynamics_sync.sync.ports import BulkGateway, BulkRequest, PaceStore, Prepared
 
@@ -253,7 +254,7 @@ class PacedGateway:
         await self._gateway.renew_token()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _PacedRequest:
     pacer: Pacer
     clock: StoppableClock

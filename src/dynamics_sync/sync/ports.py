@@ -11,6 +11,7 @@ from dynamics_sync.core.mapping import UnsendableError
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
 from dynamics_sync.core.outcome import NoRequest, NothingToSend, NotReady, Outcome, Unsendable
 from dynamics_sync.core.pace import Pace
+from dynamics_sync.core.values import value
 
 
 class Clock(Protocol):
@@ -29,7 +30,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reading:
     """A record as it is now."""
 
@@ -85,7 +86,7 @@ class BulkRequest(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepared:
     """What became of records that were to be got ready. Those that it does not name are left for a later request."""
 
@@ -118,7 +119,7 @@ class BulkGateway(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CircuitReading:
     """A circuit as stored, and the time of the clock that it is to be judged by."""
 

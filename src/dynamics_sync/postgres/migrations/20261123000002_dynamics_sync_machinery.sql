@@ -385,8 +385,7 @@ $$;
 
 -- The same for some of these rows: one at a time, whatever the planner believes of the table, and in one order
 -- everywhere, so that nobody waits in a circle.
-create function dynamics_sync.note_unanswered_of(ids bigint[], unanswered boolean[], late_seconds double precision)
-returns void
+create function dynamics_sync.note_unanswered_of(ids bigint[], late_seconds double precision) returns void
 language plpgsql
 set search_path = ''
 as $$
@@ -394,7 +393,7 @@ declare
   row_id bigint;
 begin
   for row_id in
-    select given.id from unnest(ids, unanswered) as given (id, unanswered) where given.unanswered order by given.id
+    select given.id from unnest(ids) as given (id) order by given.id
   loop
     perform dynamics_sync.note_unanswered(o.target, o.source_table, o.record_key, late_seconds)
     from dynamics_sync.outbox o where o.id = row_id;
@@ -884,7 +883,7 @@ $$;
 -- Let go of claimed rows that were not sent: they wait for their next turn, with the attempts that are behind them. Gives
 -- those that are still claimed, as a user's transaction has locked them.
 create function dynamics_sync.release(
-  ids bigint[], claims text[], attempts integer[], unanswered boolean[], late_seconds double precision
+  ids bigint[], claims text[], attempts integer[], unanswered bigint[], late_seconds double precision
 ) returns bigint[]
 language plpgsql
 set search_path = ''
@@ -894,7 +893,7 @@ declare
   freed record;
 begin
   perform dynamics_sync.unfold_claimed(ids, claims);
-  perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
+  perform dynamics_sync.note_unanswered_of(unanswered, late_seconds);
 
   for freed in
     with held as (
@@ -918,15 +917,15 @@ end
 $$;
 
 -- Records arrived in Dynamics: give them back, note what Dynamics holds now, and close the queue entries of those that
--- are in their newest state. One more outcome: 'lost' passed to somebody else while we sent it. What was not sent, as
--- Dynamics had it already, changes nothing of what is noted.
+-- are in their newest state. What was not sent, as Dynamics had it already, changes nothing of what is noted. Gives those
+-- that are left: still ours, as a user's transaction has locked them, or else passed to somebody else while we sent them.
 -- Rows are given back first: whoever doubts what Dynamics holds has the outbox's row, and either comes before, and the
 -- version is another, or afterwards.
 create function dynamics_sync.settle(
-  of_target text, ids bigint[], versions bigint[], claims text[], etags text[], payload_hashes bytea[], sent boolean[],
-  unanswered boolean[], late_seconds double precision
+  of_target text, ids bigint[], versions bigint[], claims text[], etags text[], payload_hashes bytea[], unsent bigint[],
+  unanswered bigint[], late_seconds double precision
 )
-returns table (id bigint, outcome text)
+returns table (id bigint, is_ours boolean)
 language plpgsql
 set search_path = ''
 set enable_seqscan = off
@@ -940,9 +939,9 @@ declare
   arrived record;
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  if true = any(unanswered) then
+  if cardinality(unanswered) > 0 then
     perform dynamics_sync.unfold_claimed(ids, claims);
-    perform dynamics_sync.note_unanswered_of(ids, unanswered, late_seconds);
+    perform dynamics_sync.note_unanswered_of(unanswered, late_seconds);
   end if;
 
   select array_agg(back.id), array_agg(back.outcome), array_agg(back.source_table), array_agg(back.record_key)
@@ -960,9 +959,8 @@ begin
       then given.payload_hash
     end
   from unnest(back_ids, outcomes, tables, record_keys) as back (id, outcome, source_table, record_key)
-  join unnest(ids, versions, etags, payload_hashes, sent) as given (id, version, etag, payload_hash, sent)
-    on given.id = back.id
-  where back.outcome in ('gone', 'changed') and given.sent
+  join unnest(ids, versions, etags, payload_hashes) as given (id, version, etag, payload_hash) on given.id = back.id
+  where back.outcome in ('gone', 'changed') and back.id <> all(unsent)
   on conflict (target, source_table, record_key) do update
   set applied_version = excluded.applied_version, etag = excluded.etag, payload_hash = excluded.payload_hash,
     applied_at = excluded.applied_at;
@@ -989,9 +987,10 @@ begin
   reset role;
 
   return query
-    select given.id, coalesce(back.outcome, 'lost')
+    select given.id, back.id is not null
     from unnest(ids) as given (id)
-    left join unnest(back_ids, outcomes) as back (id, outcome) on back.id = given.id;
+    left join unnest(back_ids, outcomes) as back (id, outcome) on back.id = given.id
+    where back.outcome is distinct from 'gone' and back.outcome is distinct from 'changed';
 end
 $$;
 
