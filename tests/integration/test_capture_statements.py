@@ -190,6 +190,24 @@ def test_where_all_columns_count_so_do_later_ones(user: Connection) -> None:
 
 
 @pytest.mark.every_postgres
+@pytest.mark.parametrize("times", [1, 20])
+def test_a_session_that_has_plans_of_before_sees_later_columns_too(user: Connection, database: str, times: int) -> None:
+    user.execute("create table public.things (id int primary key, grade int)")
+    user.execute("select dynamics_sync.watch('public.things'); insert into public.things values (1, 0)")
+    for _ in range(times):
+        user.execute("update public.things set grade = grade + 1")
+    captured(user)
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute("alter table public.things add column place text, add column time int")
+    user.execute("update public.things set place = 'there', grade = 0")
+    assert captured(user) == {"1": ["grade", "place"]}
+    with psycopg.connect(database, autocommit=True) as other:
+        other.execute("alter table public.things drop column place")
+    user.execute("update public.things set time = 1")
+    assert captured(user) == {"1": ["time"]}
+
+
+@pytest.mark.every_postgres
 def test_names_and_keys_of_any_kind(user: Connection) -> None:
     user.execute(
         """

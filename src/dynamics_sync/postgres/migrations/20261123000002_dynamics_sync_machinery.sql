@@ -295,9 +295,12 @@ set search_path = pg_catalog, pg_temp
 as $function$
   select format(
     $sql$
-    perform pg_notify('dynamics_sync', a.target) from dynamics_sync.attention a
-    where a.target = %s and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until
-      and not exists (select from dynamics_sync.circuit c where c.target = a.target and c.state = 'open');
+    perform from dynamics_sync.attention a
+    where a.target = %s and a.awake_until <= clock_timestamp() and clock_timestamp() < a.listening_until;
+    if found then
+      perform pg_notify('dynamics_sync', %1$s)
+      where not exists (select from dynamics_sync.circuit c where c.target = %1$s and c.state = 'open');
+    end if;
     $sql$, of_target)
 $function$;
 
@@ -1171,6 +1174,17 @@ begin
 end
 $$;
 
+-- Whether the table that a function captures has got columns since there were so many. Where all else in the question is
+-- constant, PostgreSQL asks it when it makes a plan, and makes another one when the table is altered: therefore it is
+-- called immutable, and only for plans that read the table's rows.
+create function dynamics_sync.has_grown(capture regproc, columns_known smallint) returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.relnatts > columns_known from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.tgfoid = capture limit 1
+$$;
+
 -- For any other table, statement by statement: the text of a function that notes all that one has changed.
 -- A name that the table no longer has must not fail. So each is looked for in the row alone first (`plain`), and around
 -- it next (`instead`): there the key is what it is called now, and another column is the whole row, so that all changes
@@ -1205,7 +1219,12 @@ as $function$
       format(
         'array_remove(array[case when pair.is_new then %L end%s], null)', key_column,
         string_agg(format(', case when pair.d%s then %L end', n, name), '' order by name)
-      ) as changed
+      ) as changed,
+      format(
+        'array_remove(array[null%s], null)', string_agg(
+          format(', case when row(o.c%s)::record *<> row(n.c%1$s)::record then %L end', n, name), '' order by name
+        )
+      ) as changed_in_place
     from other
   ),
   ways (way, picked, compared, differences, any_difference, changed) as (
@@ -1219,25 +1238,19 @@ as $function$
       ', pair.changed', ' or pair.differs', 'pair.changed'
     where columns_known is not null
   ),
-  growth as (
-    select case when columns_known is not null then
-      format('(select c.relnatts > %s from pg_class c where c.oid = %I.tg_relid)', columns_known, function_name)
-    end as has_grown
-  ),
   sides as (
     select ways.*, got.rows[1] as olds, got.rows[2] as news
     from words
     cross join ways
     cross join lateral (
       select array_agg(format(
-        $sql$(
+        $sql$
         select got.* from %s as r
         cross join lateral (
           select to_jsonb(r.*) ->> dynamics_sync.key_now(%I.tg_relid, %2$I.tg_name, %L) as %I%s
         ) as instead
         cross join lateral (select %4$I::text collate "C" as k%6$s from (select r.*) as plain) as got
-        offset 0
-      )$sql$, known.transition, function_name, key_number, key_column, words.instead, ways.picked
+      $sql$, known.transition, function_name, key_number, key_column, words.instead, ways.picked
       ) order by known.n) as rows
       from unnest('{old_rows,new_rows}'::text[]) with ordinality as known (transition, n)
     ) as got
@@ -1250,8 +1263,8 @@ as $function$
     from (
       select coalesce(n.k, o.k) as k, o.k is null as is_new, n.k is null as is_gone,
         (row_number() over () - 1) / 1000 as part%s
-      from %s as o
-      full join %s as n on n.k = o.k
+      from (%s offset 0) as o
+      full join (%s offset 0) as n on n.k = o.k
       offset 0
     ) as pair
     where pair.k is not null and (pair.is_new or pair.is_gone%s)
@@ -1264,19 +1277,22 @@ as $function$
     select format(
       $sql$
     insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
-    select %L, %L, 'upsert', %s, 1, array[pair.k]
+    select %L, %L, 'upsert', pair.changed, 1, array[pair.k]
     from (
-      select n.k, false as is_new%s
-      from %s as o
-      cross join %s as n
-      where (n.k = o.k) is true and not exists (select from new_rows offset 1)%s
+      select n.k, %s as changed
+      from (%s) as o
+      cross join (%s) as n
+      where n.k = o.k and not exists (select from new_rows offset 1)%s
       offset 0
     ) as pair
-    where pair.is_new%s;$sql$,
-      target, source_table, changed, compared, olds, news, ' and not ' || has_grown, any_difference
+    where pair.changed <> '{}';$sql$,
+      target, source_table, words.changed_in_place, sides.olds, sides.news,
+      case when columns_known is not null then
+        format(' and not dynamics_sync.has_grown(%L, %L)', 'dynamics_sync.' || function_name, columns_known)
+      end
     ) as statement
     from sides
-    cross join growth
+    cross join words
     where way = 'by name'
   ),
   others as (
@@ -1284,7 +1300,7 @@ as $function$
       $sql$
     insert into dynamics_sync.changes (target, source_table, operation_type, records, record_keys)
     select %L, %L, %L, count(*), array_agg(one.k)
-    from (select got.k, (row_number() over () - 1) / 1000 as part from %s as got where got.k is not null) as one
+    from (select got.k, (row_number() over () - 1) / 1000 as part from (%s offset 0) as got where got.k is not null) as one
     group by one.part;$sql$,
       target, source_table, event.operation_type, event.rows
     ) as statement
@@ -1315,7 +1331,9 @@ $sql$,
     (select statement from others where name = 'insert'),
     (select statement from others where name = 'delete'),
     (select statement from single),
-    coalesce((select has_grown from growth), 'false'),
+    case when columns_known is null then 'false' else
+      format('(select c.relnatts > %s from pg_class c where c.oid = tg_relid)', columns_known)
+    end,
     coalesce((select statement from updates where way = 'whole'), ' null;'),
     (select statement from updates where way = 'by name'),
     dynamics_sync.waking(quote_literal(target))
