@@ -19,10 +19,10 @@ from chaos.parts import TESTS, Diary, stop
 from chaos.preamble import Point
 from support.commands import START, environment
 
-MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 25, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
-"""At which pass, at most, a process dies at a point, as long as none has died there in this run."""
+MOST_PASSES = {Point.AFTER_CLAIM: 8, Point.AFTER_WRITE: 8, Point.BEFORE_SETTLE: 8, Point.IN_QUEUE_INSERT: 3}
+"""At which pass, at most, a process dies at a point. As long as none has died there in this run, that is all it dies of."""
 LATER_LIVES = 20
-"""So many times as often it may pass where others have died: a process that starts does no work."""
+"""So many times as often it may pass once there were deaths at all points: a process that starts does no work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,11 @@ class Worker:
 
     async def _start(self) -> Life:
         given, count = self.settings, len(self.lives)
-        deaths = {
-            str(point): self.random.randint(1, most * (LATER_LIVES if self.diary.counts[point.death] else 1))
-            for point, most in MOST_PASSES.items()
-        }
+        if missing := [point for point in Point if not self.diary.counts[point.death]]:
+            point = self.random.choice(missing)
+            deaths = {str(point): self.random.randint(1, MOST_PASSES[point])}
+        else:
+            deaths = {str(point): self.random.randint(1, most * LATER_LIVES) for point, most in MOST_PASSES.items()}
         files = given.directory / f"{self.name}.{count + 1}"
         trace, log = (files.with_name(f"{files.name}.{kind}") for kind in ("trace", "log"))
         arguments = f"{str(trace)!r}, {given.request_seconds}, {given.late_seconds}, {deaths}"
