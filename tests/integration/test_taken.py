@@ -205,6 +205,21 @@ async def test_while_somebody_puts_a_record_there_none_is_taken(
     assert sorted(await claim(outbox)) == ["a"]
 
 
+async def test_who_unfolds_one_delays_only_what_was_taken_together_with_it(
+    database: str, user: Connection, outbox: Outbox
+) -> None:
+    """Two that waited for one another's part of a claim would wait in a circle."""
+    await note(user, "a", columns=["grade"])
+    await note(user, "b", columns=["name"])
+    taken = await claim(outbox)
+    async with await connect(database) as other, other.transaction(), asyncio.timeout(10):
+        await mark_dirty(other, "a")
+        await settle(outbox, taken["b"])
+        assert await found(user, STATE) == [("b", b"sent")]
+    await settle(outbox, taken["a"])
+    assert list(await claim(outbox)) == ["a"]
+
+
 async def test_two_settle_what_was_taken_together(pool: Pool, user: Connection, outbox: Outbox) -> None:
     keys = [f"{number:03}" for number in range(900)]
     await note(user, *keys)

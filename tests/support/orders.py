@@ -9,7 +9,6 @@ from typing import Any
 
 from simulation.stores import Database, Row
 
-
 _values = attrgetter(*(each.name for each in fields(Row)))
 
 

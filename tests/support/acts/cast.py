@@ -8,7 +8,7 @@ from typing import Any
 from dynamics_sync.core.operation import OperationType, SyncOperation
 from dynamics_sync.core.outcome import LATE_SECONDS
 from dynamics_sync.sync.ports import Outbox
-from simulation.stores import Database, Row
+from simulation.stores import Database
 from support.orders import Thread
 from support.postgres_stores import PostgresStores
 from support.stores import MOMENT, Transaction
@@ -43,16 +43,9 @@ class Held:
         is_there = self.is_ours(model) and not model.outbox[self.key].is_taken
         return frozenset({self.key}) if is_there else frozenset()
 
-    def touched(self, model: Database) -> frozenset[str]:
-        """It, and what is still taken of the same claim: whoever gives one back locks all of it."""
-        return frozenset({self.key, *(key for key, row in model.outbox.items() if self._is_taken_with(row))})
-
     def waits(self, model: Database, _: object = None) -> bool:
-        """Whether an open transaction keeps some of that."""
-        return any(self._is_taken_with(row) and key in model.locked for key, row in model.outbox.items())
-
-    def _is_taken_with(self, row: Row) -> bool:
-        return row.is_taken and row.lease_owner == self.modelled.claim_id
+        """Whether it is taken, and an open transaction is unfolding it."""
+        return self.is_ours(model) and model.outbox[self.key].is_taken and self.key in model.locked
 
 
 @dataclass(slots=True)

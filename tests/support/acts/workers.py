@@ -81,7 +81,7 @@ class Renew(Choice):
         async def renew() -> bool:
             return bool(await cast.outbox(held.worker).renew([held.real]))
 
-        return Act(held.touched(cast.model), renew, [[step]])
+        return Act(frozenset({held.key}), renew, [[step]])
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Release(Choice):
         first = Step(lambda model, _: model.release(held.modelled, *rest), held.waits, held.skips)
         waits = Step(once_more, lambda model, is_locked: is_locked and not alone and held.key in model.locked)
         return Act(
-            held.touched(cast.model),
+            frozenset({held.key}),
             lambda: cast.outbox(held.worker).release(held.real, *rest),
             [[first, waits]],
             lambda real, modelled: cast.let_go(held),
@@ -141,7 +141,7 @@ class Settle(Choice):
         applied = Applied(1, f"W/{name}", self.unanswered, name.encode(), self.is_sent)
         thread = _settled_alone if alone else _settled
         return Act(
-            frozenset(places).union(*(held.touched(cast.model) for held in taken.values())),
+            frozenset(taken) | places,
             lambda: cast.outbox(first.worker).settle([(held.real, applied) for held in taken.values()]),
             [thread(held, applied) for held in taken.values()],
             lambda real, modelled: cast.let_go(*taken.values()),
@@ -172,7 +172,7 @@ class GiveUp(Choice):
 
         add = Step(lambda model, _: model.add(modelled, entry_id), skips=held.skips)
         give_back = [] if alone else [_gone(held, lambda model: None), _changed(held)]
-        return Act(held.touched(cast.model), lambda: cast.real.queue.add(real), [[*give_back, add]], conclude)
+        return Act(frozenset({held.key}), lambda: cast.real.queue.add(real), [[*give_back, add]], conclude)
 
 
 @dataclass(frozen=True)
