@@ -18,7 +18,7 @@ from dynamics_sync.postgres.environments import known_targets
 from dynamics_sync.postgres.inbox_entries import PostgresInboxEntries
 from dynamics_sync.postgres.incidents import PostgresIncidents
 from dynamics_sync.postgres.migrate import MACHINERY, MigrationSet, check_schema
-from dynamics_sync.postgres.outbox import WAITING
+from dynamics_sync.postgres.outbox import IS_SENDING, WAITING
 from dynamics_sync.postgres.pace_store import PostgresPaceStore
 from dynamics_sync.postgres.reconciliation import COUNT_OPEN
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
@@ -87,8 +87,7 @@ class TargetStores:
 
     async def is_sending(self) -> bool:
         """Whether any worker holds a record."""
-        held = "select exists (select from dynamics_sync.outbox where target = %s and lease_until > clock_timestamp())"
-        return bool(await one_value(self.pool, held, [self.name]))
+        return bool(await one_value(self.pool, IS_SENDING, {"target": self.name}))
 
     def breaker_of(self, operator: Operator) -> DynamicsCircuitBreaker:
         """The circuit, for a person to open or close: what they do is audited."""

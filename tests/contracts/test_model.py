@@ -10,11 +10,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import note
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from dynamics_sync.postgres import outbox as postgres_outbox
+from simulation.stores import Database
 from support.acts.cast import Act, Cast, Choice
 from support.acts.drawn import Draw
 from support.acts.people import End
@@ -62,7 +63,7 @@ class Comparison:
             real = list(await asyncio.gather(*(act.real() for act in acts)))
         picture = await self.cast.real.look()
         wanted = seen(self._real_names, real, picture)
-        threads, where = _threads(acts)
+        threads, where = _threads(acts, self.cast.model)
         differences = []
         for database, every in orders(self.cast.model, threads):
             results = [None if first is None else every[first] for first in where]
@@ -81,13 +82,15 @@ class Comparison:
         await self.cast.advance(MOMENT)
 
 
-def _threads(acts: list[Act]) -> tuple[list[Thread], list[int | None]]:
-    """All threads, and the first one of each act. A record can be locked only by somebody who has to do with it."""
+def _threads(acts: list[Act], model: Database) -> tuple[list[Thread], list[int | None]]:
+    """All threads, and the first one of each act. A record can be locked only by somebody who has to do with it, or
+    with one that is taken together with it."""
     threads: list[Thread] = []
     where: list[int | None] = []
     for act in acts:
         where.append(len(threads) if act.threads else None)
-        others = frozenset().union(*(other.keys for other in acts if other is not act))
+        keys = frozenset().union(*(other.keys for other in acts if other is not act))
+        others = keys.union(*(model.together(key) for key in keys))
         threads += [[replace(step, contended=others) for step in thread] for thread in act.threads]
     return threads, where
 
@@ -104,25 +107,30 @@ async def something(comparison: Comparison, random: Random) -> str:
     """Something happens while nothing else does."""
     cast, draw = comparison.cast, Draw(random)
     match random.randrange(12):
-        case 0 | 1:
-            seconds = random.choice([1, 30, LEASE_SECONDS + 1, LEASE_SECONDS + 1, 200, 200, -20, -300])
+        case 0:
+            seconds = random.choice([1, 30, LEASE_SECONDS + 1, LEASE_SECONDS + 1, 200, 200, -19, -300])
             await cast.advance(seconds)
             return f"{seconds} s go by"
-        case 2 if cast.held:
+        case 1 if cast.held:
             dead = random.randrange(2)
             cast.let_go(*(held for held in cast.held if held.worker == dead))
             return f"worker {dead} dies"
-        case 3 | 4:
-            choice = draw.lock()
+        case 2:
+            choices = [draw.lock()]
+        case 3 | 4 | 5 | 6:
+            choices = draw.rush(cast)
         case _:
-            choice = draw.anything(cast)
-    await comparison.do(choice)
-    return str(choice)
+            choices = [draw.anything(cast)]
+    for choice in choices:
+        await comparison.do(choice)
+    return str(choices)
 
 
 async def several_things(comparison: Comparison, random: Random) -> str:
-    """Several things happen at once."""
+    """Several things happen at once, mostly when some records have just changed, or are taken."""
     draw = Draw(random)
+    for choice in draw.rush(comparison.cast)[: random.randrange(3)]:
+        await comparison.do(choice)
     choices = [draw.anything(comparison.cast) for _ in range(random.randrange(2, 5))]
     await comparison.do_at_once(choices)
     return f"at once: {choices}"
@@ -162,7 +170,7 @@ class History(RuleBasedStateMachine):
 
 
 def test_one_thing_after_the_other(place: Place) -> None:
-    run_state_machine_as_test(lambda: History(place), settings=search(15))
+    run_state_machine_as_test(lambda: History(place), settings=settings(search(45), stateful_step_count=16))
 
 
 def test_several_things_at_once(place: Place) -> None:
@@ -174,7 +182,7 @@ def test_several_things_at_once(place: Place) -> None:
         comparison = Comparison(place.stores)
         happened = []
         try:
-            for _ in range(10):
+            for _ in range(random.choice([2, 2, 2, 10])):
                 for _ in range(random.randrange(4)):
                     happened.append(await something(comparison, random))
                 happened.append(await several_things(comparison, random))
@@ -184,5 +192,5 @@ def test_several_things_at_once(place: Place) -> None:
         finally:
             await comparison.end()
 
-    for seed in range(15 * LONGER):
+    for seed in range(40 * LONGER):
         place.runner.run(happen(seed))

@@ -11,9 +11,9 @@ import pytest
 from dynamics_sync.core.errors import DatabaseError
 from dynamics_sync.core.operation import Applied, SyncOperation
 from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
-from dynamics_sync.postgres.outbox import WAITING, PostgresOutbox, claimed
+from dynamics_sync.postgres.outbox import IS_SENDING, WAITING, PostgresOutbox, claimed
 from dynamics_sync.sync.ports import Outbox
-from support.outbox import TABLE, TARGET, claim, mark_dirty, note
+from support.outbox import TARGET, claim, mark_dirty, note
 from support.search import LONGER
 
 pytestmark = pytest.mark.every_postgres
@@ -25,10 +25,6 @@ NOTED = "select record_keys, records from dynamics_sync.changes where not is_tak
 STATE = "select record_key, payload_hash from dynamics_sync.record_state order by record_key"
 UNANSWERED = "select record_key from dynamics_sync.unanswered order by record_key"
 END_LEASES = "update dynamics_sync.changes set lease_until = clock_timestamp() - interval '1 s' where is_taken"
-NOTE_MANY = """
-insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
-select %s, %s, 'upsert', %s, cardinality(keys), keys from (values (%s::text[])) as these (keys)
-"""
 # In one order, or users block one another.
 CHANGE = """
 with mine as (select id from public.things where id >= %s and id < %s order by id for update)
@@ -52,11 +48,6 @@ def outbox_of(pool: Pool) -> Outbox:
     return PostgresOutbox(pool, TARGET, 60.0, taken_from=1)
 
 
-async def note_many(user: Connection, *keys: str, columns: Sequence[str] = ()) -> None:
-    """One statement changed them."""
-    await user.execute(NOTE_MANY, [TARGET, TABLE, list(columns), list(keys)])
-
-
 async def found(user: Connection, query: str) -> list[object]:
     rows = await (await user.execute(query, {"target": TARGET})).fetchall()
     return [row[0] if len(row) == 1 else row for row in rows]
@@ -67,7 +58,7 @@ async def settle(outbox: Outbox, *operations: SyncOperation) -> None:
 
 
 async def test_they_are_sent_without_ever_having_a_row_there(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b", columns=["grade"])
+    await note(user, "a", "b", columns=["grade"])
     await note(user, "c", columns=["name"])
     taken = await claim(outbox)
     assert {key: each.changed_columns for key, each in taken.items()} == {
@@ -78,19 +69,21 @@ async def test_they_are_sent_without_ever_having_a_row_there(user: Connection, o
     assert len({each.outbox_id for each in taken.values()}) == 3
     assert await found(user, ROWS) == []
     assert await found(user, WAITING) == [3]
+    assert await found(user, IS_SENDING) == [True]
     assert await claim(outbox) == {}
     await settle(outbox, taken["a"])
     assert await found(user, WAITING) == [2]
     assert await found(user, TAKEN) == [(["b"], 1), (["c"], 1)]
     await settle(outbox, taken["b"], taken["c"])
     assert await found(user, WAITING) == [0]
+    assert await found(user, IS_SENDING) == [False]
     assert await found(user, STATE) == [("a", b"sent"), ("b", b"sent"), ("c", b"sent")]
 
 
 async def test_no_more_are_taken_than_were_asked_for_and_the_rest_keeps_its_turn(
     user: Connection, outbox: Outbox
 ) -> None:
-    await note_many(user, "a", "b", "c")
+    await note(user, "a", "b", "c")
     await note(user, "d")
     assert list(await claim(outbox, 2)) == ["a", "b"]
     assert await found(user, NOTED) == [(["c"], 1), (["d"], 1)]
@@ -99,15 +92,15 @@ async def test_no_more_are_taken_than_were_asked_for_and_the_rest_keeps_its_turn
 
 
 async def test_of_many_a_thousand_at_most_are_kept_together(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, *(f"a{number}" for number in range(1000)))
-    await note_many(user, *(f"b{number}" for number in range(1000)))
+    await note(user, *(f"a{number}" for number in range(1000)))
+    await note(user, *(f"b{number}" for number in range(1000)))
     assert len(await claim(outbox, 1500)) == 1500
     assert [records for _, records in await found(user, TAKEN)] == [1000, 500]  # type: ignore[misc]
     assert [records for _, records in await found(user, NOTED)] == [500]  # type: ignore[misc]
 
 
 async def test_what_changes_while_it_is_under_way_is_sent_again(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     await note(user, "a", columns=["grade"])
     assert await claim(outbox) == {}, "never two requests for one record"
@@ -118,7 +111,7 @@ async def test_what_changes_while_it_is_under_way_is_sent_again(user: Connection
 
 
 async def test_whoever_wants_one_sent_again_finds_it(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     await mark_dirty(user, "b")
     assert await claim(outbox) == {}
@@ -128,7 +121,7 @@ async def test_whoever_wants_one_sent_again_finds_it(user: Connection, outbox: O
 
 
 async def test_what_was_not_sent_waits_in_the_outbox(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     await outbox.release(taken["a"], 1, unanswered=True)
     assert [row[:2] for row in await found(user, ROWS)] == [("a", False), ("b", True)]  # type: ignore[index]
@@ -141,7 +134,7 @@ async def test_what_was_not_sent_waits_in_the_outbox(user: Connection, outbox: O
 
 
 async def test_one_that_was_answered_late_is_noted(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     late = Applied(2, None, True, b"sent", True)
     await outbox.settle([(taken["a"], late), (taken["b"], ARRIVED)])
@@ -151,7 +144,7 @@ async def test_one_that_was_answered_late_is_noted(user: Connection, outbox: Out
 
 
 async def test_a_lease_that_ends_passes_on(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     await user.execute(END_LEASES)
     again = await claim(outbox)
@@ -164,7 +157,7 @@ async def test_a_lease_that_ends_passes_on(user: Connection, outbox: Outbox) -> 
 
 
 async def test_a_lease_begins_anew(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     await user.execute("update dynamics_sync.changes set lease_until = clock_timestamp() + interval '50 ms'")
     assert await outbox.renew([taken["b"]]) == {(taken["b"].outbox_id, taken["b"].claim_id)}
@@ -185,7 +178,7 @@ async def test_a_lease_begins_anew(user: Connection, outbox: Outbox) -> None:
     ids=["a resync", "an overload", "one changed twice", "one waits already"],
 )
 async def test_they_go_through_the_outbox_after(user: Connection, outbox: Outbox, before: str) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     await user.execute(before.encode())
     assert sorted(await claim(outbox)) == ["a", "b"]
     assert await found(user, TAKEN) == []
@@ -194,7 +187,7 @@ async def test_they_go_through_the_outbox_after(user: Connection, outbox: Outbox
 
 async def test_those_that_were_never_tried_come_first(user: Connection, outbox: Outbox) -> None:
     await mark_dirty(user, "a")
-    await note_many(user, "b", "c")
+    await note(user, "b", "c")
     assert sorted(await claim(outbox)) == ["a"]
     assert sorted(await claim(outbox)) == ["b", "c"]
     assert await found(user, TAKEN) == [(["b", "c"], 2)]
@@ -205,16 +198,31 @@ async def test_while_somebody_puts_a_record_there_none_is_taken(
 ) -> None:
     async with await connect(database) as other, other.transaction():
         await mark_dirty(other, "b")
-        await note_many(user, "a", "b")
+        await note(user, "a", "b")
         assert await claim(outbox) == {}, "b would be in two places"
         assert await found(user, NOTED) == [(["a", "b"], 2)]
     assert sorted(await claim(outbox)) == ["b"]
     assert sorted(await claim(outbox)) == ["a"]
 
 
+async def test_who_unfolds_one_delays_only_what_was_taken_together_with_it(
+    database: str, user: Connection, outbox: Outbox
+) -> None:
+    """Two that waited for one another's part of a claim would wait in a circle."""
+    await note(user, "a", columns=["grade"])
+    await note(user, "b", columns=["name"])
+    taken = await claim(outbox)
+    async with await connect(database) as other, other.transaction(), asyncio.timeout(10):
+        await mark_dirty(other, "a")
+        await settle(outbox, taken["b"])
+        assert await found(user, STATE) == [("b", b"sent")]
+    await settle(outbox, taken["a"])
+    assert list(await claim(outbox)) == ["a"]
+
+
 async def test_two_settle_what_was_taken_together(pool: Pool, user: Connection, outbox: Outbox) -> None:
     keys = [f"{number:03}" for number in range(900)]
-    await note_many(user, *keys)
+    await note(user, *keys)
     taken = await claim(outbox, 1000)
     parts = [[taken[key] for key in keys[part::3]] for part in range(3)]
     await asyncio.gather(*(settle(outbox_of(pool), *part) for part in parts))
@@ -223,7 +231,7 @@ async def test_two_settle_what_was_taken_together(pool: Pool, user: Connection, 
 
 
 async def test_it_is_given_back_by_the_function_that_the_queue_uses(user: Connection, outbox: Outbox) -> None:
-    await note_many(user, "a", "b")
+    await note(user, "a", "b")
     taken = await claim(outbox)
     give_back = "select id, outcome from dynamics_sync.give_back(%(ids)s, %(versions)s, %(claims)s)"
     given = await (await user.execute(give_back, claimed([taken["a"]]))).fetchall()

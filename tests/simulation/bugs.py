@@ -218,8 +218,10 @@ def acknowledges_before_it_writes() -> Patches:
 def has_leases_shorter_than_its_requests() -> Patches:
     original = ModelOutbox.__init__
 
-    def init(self: ModelOutbox, database: Database, wire: Any, names: Any, lease_seconds: float) -> None:
-        original(self, database, wire, names, 1.0)
+    def init(
+        self: ModelOutbox, database: Database, wire: Any, names: Any, lease_seconds: float, taken_from: int
+    ) -> None:
+        original(self, database, wire, names, 1.0, taken_from)
 
     with patch.object(ModelOutbox, "__init__", init):
         yield
@@ -240,10 +242,10 @@ def sends_whatever_became_of_its_lease() -> Patches:
 def claims_what_others_hold() -> Patches:
     original = Database.claim
 
-    def claim(self: Database, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+    def claim(self: Database, *claimed: Any) -> list[SyncOperation]:
         for row in self.outbox.values():
             row.lease_until = 0.0
-        return original(self, limit, claim_id, lease_seconds)
+        return original(self, *claimed)
 
     with patch.object(Database, "claim", claim):
         yield
@@ -259,9 +261,9 @@ def forgets_requests_that_were_never_answered() -> Patches:
 def forgets_requests_of_workers_that_died() -> Patches:
     original = Database.claim
 
-    def claim(self: Database, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+    def claim(self: Database, *claimed: Any) -> list[SyncOperation]:
         known = dict(self.unanswered)
-        claimed = original(self, limit, claim_id, lease_seconds)
+        claimed = original(self, *claimed)
         self.unanswered = known
         return claimed
 
@@ -494,4 +496,18 @@ def believes_a_write_that_an_earlier_one_may_overtake() -> Patches:
         return outcomes
 
     with patch.object(Database, "settle", settle):
+        yield
+
+
+@bug
+def takes_what_is_under_way() -> Patches:
+    original = Database.take
+
+    def take(self: Database, *claimed: Any) -> list[SyncOperation]:
+        there, self.outbox = self.outbox, {}
+        taken = original(self, *claimed)
+        self.outbox = there | self.outbox
+        return taken
+
+    with patch.object(Database, "take", take):
         yield

@@ -117,7 +117,7 @@ class SimulatedWorker(Machine):
         self.is_prepared = False
         clock = StoppableClock(self.clock)
         wire = self.wire
-        outbox = ModelOutbox(world.database, wire, world.name, world.knobs.leases.lease_seconds)
+        outbox = ModelOutbox(world.database, wire, world.name, world.knobs.leases.lease_seconds, world.plan.taken_from)
         gateway = ModelGateway(self)
         pacer = Pacer(ModelPaceStore(world.database, wire), clock, world.plan.concurrency, self.name)
         paced = PacedGateway(gateway, pacer, clock)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
 
+from simulation.stores import TAKEN_FROM
+
 END_OF_TROUBLE = 18.0
 """Seconds after which everything is repaired."""
 
@@ -185,6 +187,11 @@ class Plan:
     def bundle(self) -> int:
         """Records in one request, at most."""
         return (1, 2, 4, 8)[self.seed % 4]
+
+    @property
+    def taken_from(self) -> int:
+        """So many records that have just changed are taken past the outbox."""
+        return (2, 4, TAKEN_FROM)[self.seed % 3]
 
     @property
     def is_calm(self) -> bool:

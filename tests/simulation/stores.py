@@ -7,7 +7,7 @@ with whatever lies between a worker and its database as a `Wire`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -32,6 +32,11 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 PRESENT_SECONDS = 3.0
 
+TAKEN_FROM = 10
+"""So many records that have just changed are taken past the outbox."""
+JUST_SECONDS = 10.0
+"""What changed longer ago is gathered."""
+
 LOCKED_WAITS_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -47,13 +52,19 @@ class Row:
     attempts: int = 0
     lease_owner: str | None = None
     lease_until: float = 0.0
+    is_taken: bool = False
+    """It is not there itself: it was taken as it was noted, in one row together with those of the same version."""
+
+    def is_free(self, now: float) -> bool:
+        """Whether it can be claimed, being there."""
+        return not self.is_taken and (self.lease_owner is None or self.lease_until < now)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a user changed, as it was noted."""
+    """What a statement of a user's changed, as it was noted."""
 
-    key: str
+    keys: tuple[str, ...]
     operation_type: OperationType
     columns: tuple[str, ...]
     at: float
@@ -98,7 +109,7 @@ class Database:
     senders: dict[str, float] = field(default_factory=dict)
     """Until when each worker counts as sending."""
     locked: set[str] = field(default_factory=set)
-    """Records whose outbox row an open transaction has locked."""
+    """Records that an open transaction put into the outbox, or locked there, and those taken together with them."""
     _last_moment: int = 0
     _last_version: int = 0
     _last_id: int = 0
@@ -109,18 +120,26 @@ class Database:
     @property
     def waiting(self) -> set[str]:
         """Records that Dynamics does not have in their newest state."""
-        return {*self.outbox, *(change.key for change in self.changes)}
+        return self.changed.union(self.outbox)
 
-    def note(self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()) -> None:
-        """What the trigger does when a user changes a record."""
-        self.changes.append(Change(key, operation_type, tuple(columns), self._moment()))
+    @property
+    def changed(self) -> frozenset[str]:
+        """Records of which a change is not gathered yet."""
+        return frozenset(key for change in self.changes for key in change.keys)
+
+    def note(
+        self, *keys: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    ) -> None:
+        """What the trigger does when a user changes records."""
+        self.changes.append(Change(keys, operation_type, tuple(columns), self._moment()))
 
     def gather(self) -> None:
         """Bring what was changed into the outbox, all or nothing."""
-        if any(change.key in self.locked for change in self.changes):
+        changed = self.changed
+        if not changed.isdisjoint(self.locked):
             return
-        for key in dict.fromkeys(change.key for change in self.changes):
-            of_record = [change for change in self.changes if change.key == key]
+        for key in sorted(changed):
+            of_record = [change for change in self.changes if key in change.keys]
             columns = sorted({name for change in of_record for name in change.columns})
             self.mark_dirty(key, of_record[-1].operation_type, columns, of_record[0].at)
         self.changes = []
@@ -141,6 +160,7 @@ class Database:
             enqueued_at = self._moment() if changed_at is None else changed_at
             self.outbox[key] = Row(self._last_id, self._last_version, enqueued_at, operation_type, tuple(columns))
             return
+        self.unfold(key)
         row.version, row.operation_type = self._last_version, operation_type
         row.changed_columns = tuple(sorted({*row.changed_columns, *columns}))
 
@@ -158,17 +178,103 @@ class Database:
         """A digest of what Dynamics is known to hold of a record."""
         return self.record_state[key][2] if key in self.record_state else None
 
-    def claim(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
-        self.gather()
-        return self.take(limit, claim_id, lease_seconds)
+    def claim(
+        self, limit: int, claim_id: str, lease_seconds: float, taken_from: int = TAKEN_FROM
+    ) -> list[SyncOperation]:
+        """Where many have just changed they are taken, or else gathered; not before those that were never tried are on
+        their way."""
+        self.unfold_left()
+        is_flood = self.is_flood(taken_from)
+        if not is_flood or self.is_turn():
+            taken = self.take(limit, taken_from, claim_id, lease_seconds) if is_flood else []
+            if taken:
+                return taken
+            self.gather()
+        return self.lease(limit, claim_id, lease_seconds)
 
-    def take(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
-        """What a claim does after it has gathered."""
+    def is_flood(self, taken_from: int) -> bool:
+        """Whether so many records have just changed."""
+        first = self.changes[: max(taken_from, 1)]
+        oldest = min((change.at for change in first), default=float("-inf"))
+        return oldest > self.clock() - JUST_SECONDS and sum(len(change.keys) for change in first) >= taken_from
+
+    def is_turn(self) -> bool:
+        """Whether all that were never tried are on their way."""
+        now = self.clock()
+        return not any(row.attempts == 0 and row.is_free(now) for row in self.outbox.values())
+
+    def take(self, limit: int, at_least: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+        """Lease what was changed past the outbox. Nothing if a record changed twice or is there already, or if somebody
+        may be about to put one there."""
+        count = 0
+        each: list[tuple[str, Change]] = []
+        while count < len(self.changes) and len(each) < limit:
+            each += [(key, self.changes[count]) for key in self.changes[count].keys]
+            count += 1
+        keys = {key for key, _ in each}
+        if self.locked or len(each) < at_least or len(keys) < len(each) or not keys.isdisjoint(self.outbox):
+            return []
+        left = tuple(key for key, _ in each[limit:])
+        self.changes[:count] = [replace(self.changes[count - 1], keys=left)] if left else []
+        alike: dict[tuple[OperationType, tuple[str, ...]], list[tuple[str, float]]] = {}
+        for key, change in each[:limit]:
+            alike.setdefault((change.operation_type, change.columns), []).append((key, change.at))
+        return [
+            operation
+            for (operation_type, columns), records in alike.items()
+            for operation in self._take_together(operation_type, columns, records, claim_id, lease_seconds)
+        ]
+
+    def _take_together(
+        self,
+        operation_type: OperationType,
+        columns: tuple[str, ...],
+        records: Sequence[tuple[str, float]],
+        claim_id: str,
+        lease_seconds: float,
+    ) -> list[SyncOperation]:
+        self._last_version += 1
+        oldest = min(at for _, at in records)
+        for key, _ in records:
+            self._last_id += 1
+            self.outbox[key] = Row(
+                self._last_id,
+                self._last_version,
+                oldest,
+                operation_type,
+                columns,
+                lease_owner=claim_id,
+                lease_until=self.clock() + lease_seconds,
+                is_taken=True,
+            )
+        return [self._claimed(key) for key, _ in records]
+
+    def together(self, key: str) -> frozenset[str]:
+        """A record, and those that are taken together with it."""
+        one = self.outbox.get(key)
+        if one is None or not one.is_taken:
+            return frozenset({key})
+        return frozenset(other for other, row in self.outbox.items() if row.is_taken and row.version == one.version)
+
+    def unfold(self, key: str) -> None:
+        """Give those that are taken together with it rows of the outbox after all."""
+        for each in self.together(key):
+            self.outbox[each].is_taken = False
+
+    def unfold_left(self) -> None:
+        """Those whose lease ran out."""
+        now = self.clock()
+        for key, row in self.outbox.items():
+            if row.is_taken and row.lease_until < now and self.together(key).isdisjoint(self.locked):
+                self.unfold(key)
+
+    def lease(self, limit: int, claim_id: str, lease_seconds: float) -> list[SyncOperation]:
+        """Lease what is in the outbox: the least tried first, then the oldest."""
         now = self.clock()
         due = [
             (row.attempts, row.enqueued_at, row.id, key, row)
             for key, row in self.outbox.items()
-            if (row.lease_owner is None or row.lease_until < now) and key not in self.locked
+            if row.is_free(now) and key not in self.locked
         ]
         due.sort()
         claimed = []
@@ -176,31 +282,38 @@ class Database:
             if row.lease_owner is not None:
                 self.note_unanswered(key)
             row.lease_owner, row.lease_until = claim_id, now + lease_seconds
-            claimed.append(
-                SyncOperation(
-                    TABLE,
-                    key,
-                    row.operation_type,
-                    row.version,
-                    row.attempts,
-                    TARGET,
-                    row.changed_columns,
-                    claim_id=claim_id,
-                    outbox_id=row.id,
-                )
-            )
+            claimed.append(self._claimed(key))
         return claimed
+
+    def _claimed(self, key: str) -> SyncOperation:
+        row = self.outbox[key]
+        return SyncOperation(
+            TABLE,
+            key,
+            row.operation_type,
+            row.version,
+            row.attempts,
+            TARGET,
+            row.changed_columns,
+            claim_id=row.lease_owner,
+            outbox_id=row.id,
+        )
 
     def renew(self, operation: SyncOperation, lease_seconds: float) -> bool:
         row = self._ours(operation)
         if row is None or operation.record_key in self.locked:
             return False
+        self.unfold(operation.record_key)
         row.lease_until = self.clock() + lease_seconds
         return True
 
     def settle(self, arrived: Sequence[tuple[SyncOperation, Applied]]) -> dict[int, str]:
         """The outcome for each row: gone, changed, locked or lost."""
         outcomes = {}
+        if any(applied.unanswered for _, applied in arrived):
+            for operation, _ in arrived:
+                if self._ours(operation) is not None:
+                    self.unfold(operation.record_key)
         for operation, applied in arrived:
             key = operation.record_key
             if applied.unanswered and self._row(operation) is not None:
@@ -220,6 +333,8 @@ class Database:
     ) -> bool:
         """Whether it is still ours, as somebody has locked it."""
         self.attempts += [(operation.record_key, failure) for failure in failures]
+        if self._ours(operation) is not None:
+            self.unfold(operation.record_key)
         if unanswered and self._row(operation) is not None:
             self.note_unanswered(operation.record_key)
         row = self._ours(operation)
@@ -276,7 +391,8 @@ class Database:
         for key in [key for key, until in self.unanswered.items() if until <= now]:
             entry = self.open_entries.get(key)
             is_queued = entry is not None and entry.status in WAITING_STATUSES
-            if key in self.locked and (key in self.outbox or not is_queued):
+            is_there = key in self.outbox and not self.outbox[key].is_taken
+            if key in self.locked and (is_there or not is_queued):
                 continue  # a row that is inserted but not yet committed is not seen: it locks nobody out
             del self.unanswered[key]
             if not is_queued:
@@ -364,11 +480,14 @@ class Names(Protocol):
 class ModelOutbox:
     """`postgres.outbox.PostgresOutbox`."""
 
-    def __init__(self, database: Database, wire: Wire, names: Names, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, wire: Wire, names: Names, lease_seconds: float, taken_from: int = TAKEN_FROM
+    ) -> None:
         self._database = database
         self._wire = wire
         self._names = names
         self._lease_seconds = lease_seconds
+        self._taken_from = taken_from
 
     async def gather(self) -> None:
         await self._wire("gather", None, self._database.gather)
@@ -377,7 +496,7 @@ class ModelOutbox:
         claim_id = self._names()
 
         def transaction() -> Claim:
-            operations = self._database.claim(limit, claim_id, self._lease_seconds)
+            operations = self._database.claim(limit, claim_id, self._lease_seconds, self._taken_from)
             return Claim(operations, self._database.load_circuit())
 
         return await self._wire("claim", None, transaction)

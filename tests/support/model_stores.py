@@ -41,9 +41,9 @@ class ModelStores:
         await self._wire("change", key, lambda: self.database.mark_dirty(key, operation_type, columns))
 
     async def note(
-        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+        self, *keys: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
     ) -> None:
-        self.database.note(key, operation_type, columns)
+        self.database.note(*keys, operation_type=operation_type, columns=columns)
 
     async def begin(self) -> Transaction:
         return ModelTransaction(self)
@@ -112,7 +112,7 @@ class ModelTransaction:
 def picture_of(database: Database) -> Picture:
     """What can be seen of the model."""
     return Picture(
-        [(change.key, change.operation_type, change.columns, change.at) for change in database.changes],
+        [(change.keys, change.operation_type, change.columns, change.at) for change in database.changes],
         {
             key: Waiting(
                 row.id,
@@ -123,6 +123,7 @@ def picture_of(database: Database) -> Picture:
                 row.attempts,
                 row.lease_owner,
                 None if row.lease_owner is None else row.lease_until,
+                row.is_taken,
             )
             for key, row in database.outbox.items()
         },
@@ -145,4 +146,5 @@ def picture_of(database: Database) -> Picture:
             for key, each in database.attempts
         ],
         database.circuit,
+        database.is_sending(),
     )

@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import chain, combinations
+from operator import attrgetter
 from typing import Any
 
-from simulation.stores import Database
+from simulation.stores import Database, Row
+
+_values = attrgetter(*(each.name for each in fields(Row)))
 
 
 def _never(database: Database, before: object) -> bool:
@@ -25,12 +28,14 @@ class Step:
         run: takes the database, and the result of the step before.
         waits: whether it cannot happen yet, because somebody holds a lock.
         skips: records that it leaves out if somebody has them locked in that moment.
+        all_or_none: whether one of them that is locked is as good as all.
         contended: records that others have to do with at the same time: each may be locked in that moment, or not.
     """
 
     run: Callable[[Database, Any], object]
     waits: Callable[[Database, Any], bool] = _never
     skips: Callable[[Database], frozenset[str]] = _none
+    all_or_none: bool = False
     contended: frozenset[str] = frozenset()
 
 
@@ -58,7 +63,8 @@ def orders(database: Database, threads: Sequence[Thread]) -> Iterator[tuple[Data
             if step.waits(database, results[number]):
                 continue
             done_then = (*done[:number], done[number] + 1, *done[number + 1 :])
-            for locked in _subsets((step.contended & step.skips(database)) - database.locked):
+            keys = (step.contended & step.skips(database)) - database.locked
+            for locked in {frozenset(), keys} if step.all_or_none else _subsets(keys):
                 then = fork(database)
                 then.locked |= locked
                 result = step.run(then, results[number])
@@ -70,7 +76,7 @@ def _state(database: Database) -> Hashable:
     """What tells one state from another."""
     return (
         tuple(database.changes),
-        tuple((key, *astuple(row)) for key, row in sorted(database.outbox.items())),
+        tuple((key, _values(row)) for key, row in sorted(database.outbox.items())),
         tuple((entry.id, entry.status, entry.failure) for entry in database.queue.values()),
         tuple(sorted(database.unanswered.items())),
         tuple(sorted(database.record_state.items())),
@@ -93,5 +99,5 @@ def fork(database: Database) -> Database:
     return forked
 
 
-def _subsets(keys: frozenset[str]) -> Iterator[set[str]]:
-    return map(set, chain.from_iterable(combinations(sorted(keys), size) for size in range(len(keys) + 1)))
+def _subsets(keys: frozenset[str]) -> Iterator[frozenset[str]]:
+    return map(frozenset, chain.from_iterable(combinations(sorted(keys), size) for size in range(len(keys) + 1)))

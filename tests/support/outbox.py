@@ -12,7 +12,7 @@ LEASE_SECONDS = 90.0
 
 NOTE = """
 insert into dynamics_sync.changes (target, source_table, operation_type, changed_columns, records, record_keys)
-values (%s, %s, %s, %s, 1, %s)
+select %s, %s, %s, %s, cardinality(keys), keys from (values (%s::text[])) as these (keys)
 """
 
 GATHER = """
@@ -35,10 +35,10 @@ async def mark_dirty(
 
 
 async def note(
-    user: Connection, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+    user: Connection, *keys: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
 ) -> None:
-    """What the trigger does when a user changes a record."""
-    await user.execute(NOTE, [TARGET, TABLE, operation_type, list(columns), [key]])
+    """What the trigger does when a statement of a user's changes records."""
+    await user.execute(NOTE, [TARGET, TABLE, operation_type, list(columns), list(keys)])
 
 
 async def claim(outbox: Outbox, limit: int = 100) -> dict[str, SyncOperation]:

@@ -10,7 +10,7 @@ from uuid import UUID
 from dynamics_sync.core.operation import OperationType
 from dynamics_sync.postgres.circuit_store import SELECT_CIRCUIT, PostgresCircuitStore, reading_from
 from dynamics_sync.postgres.connections import Connection, Pool, connect, make_pool
-from dynamics_sync.postgres.outbox import PostgresOutbox
+from dynamics_sync.postgres.outbox import IS_SENDING, TAKEN_FROM, PostgresOutbox
 from dynamics_sync.postgres.pace_store import PostgresPaceStore
 from dynamics_sync.postgres.retry_queue import PostgresRetryQueue
 from dynamics_sync.sync.ports import CircuitStore, Outbox, PaceStore, RetryQueue
@@ -20,12 +20,18 @@ from support.outbox import LEASE_SECONDS, TARGET, mark_dirty, note
 from support.stores import Entry, Failed, Picture, Transaction, Waiting, seconds_since
 
 WAITING = """
-select record_key, id, version, operation_type, changed_columns, enqueued_at, attempts, lease_owner, lease_until
+select record_key, id, version, operation_type, changed_columns, enqueued_at, attempts, lease_owner, lease_until, false
 from dynamics_sync.outbox where target = %(target)s
 """
+TAKEN = """
+select key, record_id, version, operation_type, changed_columns, test_clock.age(noted_at, record_id), 0, lease_owner,
+  lease_until, true
+from dynamics_sync.changes, unnest(record_ids, record_keys) as record (record_id, key)
+where is_taken and target = %(target)s
+"""
 CHANGES = """
-select key, operation_type, changed_columns, noted_at
-from dynamics_sync.changes, unnest(record_keys) as key where target = %(target)s order by id
+select record_keys, operation_type, changed_columns, noted_at, records
+from dynamics_sync.changes where not is_taken and target = %(target)s order by id
 """
 ENTRIES = """
 select id::text, record_key, operation_type, status, failure_reason, error_code, attempt_count
@@ -39,13 +45,23 @@ ATTEMPTS = """
 select record_key, attempt_number, at, error_code, delay_ms from dynamics_sync.attempts
 where target = %(target)s order by id
 """
-# Two records are never equally old, even if the clock stands still.
+# Two records are never equally old, even if the clock stands still: what was noted first is older, and of what was
+# noted together, what has the lower id.
 AGES = """
-create sequence test_clock.moments;
-alter table dynamics_sync.outbox alter column enqueued_at
-  set default test_clock.clock_timestamp() + nextval('test_clock.moments') * interval '1 microsecond';
 alter table dynamics_sync.changes alter column noted_at
-  set default test_clock.clock_timestamp() + nextval('test_clock.moments') * interval '1 microsecond';
+  set default test_clock.clock_timestamp() + currval('dynamics_sync.changes_id_seq') * interval '1 millisecond';
+alter table dynamics_sync.outbox alter column enqueued_at
+  set default test_clock.clock_timestamp() + nextval('dynamics_sync.changes_id_seq') * interval '1 millisecond';
+create function test_clock.age(noted_at timestamptz, record_id bigint) returns timestamptz language sql
+  return noted_at + record_id * interval '1 microsecond';
+create function test_clock.make_older() returns trigger language plpgsql as $$
+begin
+  new.enqueued_at := test_clock.age(new.enqueued_at, new.id);
+  return new;
+end
+$$;
+create trigger make_older before insert on dynamics_sync.outbox
+for each row execute function test_clock.make_older();
 """
 FORGET = """
 delete from dynamics_sync.changes; delete from dynamics_sync.outbox;
@@ -53,7 +69,7 @@ delete from dynamics_sync.unanswered; delete from dynamics_sync.record_state;
 delete from dynamics_sync.pace; delete from dynamics_sync.senders;
 delete from dynamics_sync.attempts; delete from dynamics_sync.circuit; delete from dynamics_sync.audit;
 delete from public.dynamics_sync_retry_queue; delete from dynamics_sync.incidents;
-alter sequence test_clock.moments restart
+alter sequence dynamics_sync.changes_id_seq restart; alter sequence dynamics_sync.outbox_ids restart
 """
 
 
@@ -88,8 +104,8 @@ class PostgresStores:
         await self.user.execute(FORGET)
         await self._clock.stand_still(EPOCH)
 
-    def outbox(self) -> Outbox:
-        return PostgresOutbox(self.pool, TARGET, LEASE_SECONDS)
+    def outbox(self, taken_from: int = TAKEN_FROM) -> Outbox:
+        return PostgresOutbox(self.pool, TARGET, LEASE_SECONDS, taken_from)
 
     async def mark_dirty(
         self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
@@ -98,10 +114,10 @@ class PostgresStores:
             await mark_dirty(connection, key, operation_type, columns)
 
     async def note(
-        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+        self, *keys: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
     ) -> None:
         async with self.pool.connection() as connection:
-            await note(connection, key, operation_type, columns)
+            await note(connection, *keys, operation_type=operation_type, columns=columns)
 
     async def begin(self) -> Transaction:
         connection = await self.pool.getconn()
@@ -119,18 +135,22 @@ class PostgresStores:
 
     async def look(self) -> Picture:
         async with self.user.pipeline():
-            statements = (CHANGES, WAITING, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT)
+            statements = (CHANGES, WAITING, TAKEN, ENTRIES, UNANSWERED, APPLIED, ATTEMPTS, SELECT_CIRCUIT, IS_SENDING)
             cursors = [await self.user.execute(statement, {"target": TARGET}) for statement in statements]
             found = [await each.fetchall() for each in cursors]
-        changes, waiting, entries, unanswered, applied, attempts, circuit = found
+        changes, waiting, taken, entries, unanswered, applied, attempts, circuit, is_sending = found
+        assert all(len(keys) == records for keys, *_, records in changes)
+        places = {key: _waiting(*row) for key, *row in (*waiting, *taken)}
+        assert len(places) == len(waiting) + len(taken), "a record is in two places"
         return Picture(
-            [(key, kind, tuple(columns), seconds_since(at)) for key, kind, columns, at in changes],
-            {key: _waiting(*row) for key, *row in waiting},
+            [(tuple(keys), kind, tuple(columns), seconds_since(at)) for keys, kind, columns, at, _ in changes],
+            places,
             [Entry(*row) for row in entries],
             {key: seconds_since(until) for key, until in unanswered},
             {key: (version, etag, payload_hash) for key, version, etag, payload_hash in applied},
             [Failed(key, number, seconds_since(at), code, delay_ms) for key, number, at, code, delay_ms in attempts],
             reading_from(circuit[0]).circuit,
+            is_sending[0][0],
         )
 
     async def somebody_waits(self) -> bool:
@@ -173,7 +193,9 @@ def _waiting(
     attempts: int,
     lease_owner: str | None,
     lease_until: datetime | None,
+    is_taken: bool,
 ) -> Waiting:
     until = None if lease_until is None else seconds_since(lease_until)
     columns = tuple(changed_columns)
-    return Waiting(id, version, operation_type, columns, seconds_since(enqueued_at), attempts, lease_owner, until)
+    since = seconds_since(enqueued_at)
+    return Waiting(id, version, operation_type, columns, since, attempts, lease_owner, until, is_taken)

@@ -53,7 +53,7 @@ def seen(names: Names, results: list[Any], picture: Picture) -> dict[str, Any]:
     entries = [replace(entry, id=str(names("entry", "", entry.id))) for entry in picture.entries]
     return {
         "results": [_result(names, each) for each in results],
-        "changes": [(key, kind, columns) for key, kind, columns, _ in picture.changes],
+        "changes": [(keys, kind, columns) for keys, kind, columns, _ in picture.changes],
         "waiting": {
             key: replace(
                 row,
@@ -65,20 +65,30 @@ def seen(names: Names, results: list[Any], picture: Picture) -> dict[str, Any]:
             )
             for key, row in picture.waiting.items()
         },
+        "taken together": _together(picture),
         "oldest first": _by_age(picture),
         "entries": sorted(entries, key=lambda entry: int(entry.id)),
         "attempts": sorted((replace(each, at=round(each.at, 6)) for each in picture.attempts), key=str),
         "unanswered": {key: round(until, 6) for key, until in picture.unanswered.items()},
         "applied": {key: (names("version", key, version), *rest) for key, (version, *rest) in picture.applied.items()},
         "circuit": picture.circuit,
+        "is sending": picture.is_sending,
     }
+
+
+def _together(picture: Picture) -> list[list[str]]:
+    taken: dict[int, list[str]] = {}
+    for key, row in sorted(picture.waiting.items()):
+        if row.is_taken:
+            taken.setdefault(row.version, []).append(key)
+    return sorted(taken.values())
 
 
 def _by_age(picture: Picture) -> list[str]:
     """The order in which records were changed, whether that is gathered or not."""
-    waiting = [(row.enqueued_at, row.id, key) for key, row in picture.waiting.items()]
-    changes = [(at, place, f"{key}, not gathered") for place, (key, _, _, at) in enumerate(picture.changes)]
-    return [what for _, _, what in sorted(waiting + changes)]
+    waiting = [(row.enqueued_at, 1, row.id, key) for key, row in picture.waiting.items()]
+    changes = [(at, 0, place, f"{keys}, not gathered") for place, (keys, _, _, at) in enumerate(picture.changes)]
+    return [what for *_, what in sorted(waiting + changes)]
 
 
 def _result(names: Names, given: Any) -> Any:

@@ -19,7 +19,7 @@ MOMENT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A record in the outbox. Times are seconds since `EPOCH`."""
+    """A record in the outbox, or taken past it. Times are seconds since `EPOCH`."""
 
     id: int
     version: int
@@ -29,6 +29,8 @@ class Waiting:
     attempts: int
     lease_owner: str | None
     lease_until: float | None
+    is_taken: bool
+    """Not in the outbox itself: in a row of `changes`, with those of the same version."""
 
     @property
     def is_leased(self) -> bool:
@@ -63,8 +65,8 @@ class Failed:
 class Picture:
     """All that can be seen."""
 
-    changes: list[tuple[str, str, tuple[str, ...], float]]
-    """Key, operation type, columns and time of what is not gathered yet."""
+    changes: list[tuple[tuple[str, ...], str, tuple[str, ...], float]]
+    """Keys, operation type, columns and time of what is not gathered yet."""
     waiting: dict[str, Waiting]
     entries: list[Entry]
     """Oldest first."""
@@ -74,6 +76,7 @@ class Picture:
     """Version, ETag and payload hash of what Dynamics was last known to hold."""
     attempts: list[Failed]
     circuit: Circuit
+    is_sending: bool
 
 
 class Transaction(Protocol):
@@ -110,9 +113,9 @@ class Stores(Protocol):
         ...
 
     async def note(
-        self, key: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
+        self, *keys: str, operation_type: OperationType = OperationType.UPSERT, columns: Sequence[str] = ()
     ) -> None:
-        """A user's change, committed at once."""
+        """What a statement of a user's changed, committed at once."""
         ...
 
     async def begin(self) -> Transaction: ...

@@ -47,6 +47,15 @@ select (select count(*) from dynamics_sync.outbox o where %(target)s::text is nu
 )
 """
 
+# Whether any worker holds a record.
+IS_SENDING = """
+select exists (
+  select from dynamics_sync.outbox o where o.target = %(target)s and o.lease_until > clock_timestamp()
+) or exists (
+  select from dynamics_sync.changes c where c.is_taken and c.target = %(target)s and c.lease_until > clock_timestamp()
+)
+"""
+
 # Lists travel in binary form, %b: as text, the driver quotes item by item, which is a fifth of what a worker does.
 SETTLE = """
 select * from dynamics_sync.settle(

@@ -13,6 +13,9 @@ from support.orders import Thread
 from support.postgres_stores import PostgresStores
 from support.stores import MOMENT, Transaction
 
+PLACES = "places"
+"""What those share who put records into the outbox: a lock that keeps others from taking any past it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -31,17 +34,27 @@ class Held:
         row = model.outbox.get(self.key)
         return row is not None and (row.id, row.lease_owner) == (self.modelled.outbox_id, self.modelled.claim_id)
 
+    def may_be_lost(self, model: Database) -> bool:
+        """Whether the lease has passed to somebody else, or may do so now."""
+        return not self.is_ours(model) or model.outbox[self.key].lease_until < model.clock()
+
     def skips(self, model: Database) -> frozenset[str]:
-        """What is left out where its row is locked: the row of which we have the lease."""
-        return frozenset({self.key}) if self.is_ours(model) else frozenset()
+        """What is left out where its row is locked: the row of the outbox of which we have the lease."""
+        is_there = self.is_ours(model) and not model.outbox[self.key].is_taken
+        return frozenset({self.key}) if is_there else frozenset()
+
+    def waits(self, model: Database, _: object = None) -> bool:
+        """Whether it is taken, and an open transaction is unfolding it."""
+        return self.is_ours(model) and model.outbox[self.key].is_taken and self.key in model.locked
 
 
 @dataclass(slots=True)
 class Pending:
-    """A user's open transaction: key, type, columns and time of each change."""
+    """A user's open transaction: key, type, columns and time of each change, and what it keeps from others."""
 
     real: Transaction
     changes: list[tuple[str, OperationType, tuple[str, ...], float]] = field(default_factory=list)
+    keeps: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ class Act:
     """Something that one session does.
 
     Args:
-        keys: the records that it has to do with.
+        keys: the records that it has to do with, and `PLACES` if it puts some into the outbox.
         real: does it in PostgreSQL.
         threads: do it in the model. The first one's last result is the act's.
         conclude: notes for later what both gave.

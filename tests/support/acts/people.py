@@ -8,23 +8,23 @@ from dynamics_sync.core.circuit import Circuit, CircuitState
 from dynamics_sync.core.operation import WAITING_STATUSES, FailureReason, OperationType, SyncOperation
 from dynamics_sync.sync.ports import Failure
 from simulation.stores import EPOCH, Database
-from support.acts.cast import Act, Cast, Choice, Pending
+from support.acts.cast import PLACES, Act, Cast, Choice, Pending
 from support.orders import Step
 from support.outbox import TABLE
 
 
 @dataclass(frozen=True)
 class Change(Choice):
-    """A user changes a record: that waits for nobody."""
+    """A user changes records: that waits for nobody."""
 
-    key: str
+    keys: tuple[str, ...]
     operation_type: OperationType = OperationType.UPSERT
     columns: tuple[str, ...] = ()
 
     def act(self, cast: Cast, alone: bool) -> Act | None:
-        change = (self.key, self.operation_type, self.columns)
-        step = Step(lambda model, _: model.note(*change))
-        return Act(frozenset({self.key}), lambda: cast.real.note(*change), [[step]])
+        how = {"operation_type": self.operation_type, "columns": self.columns}
+        step = Step(lambda model, _: model.note(*self.keys, **how))
+        return Act(frozenset(self.keys), lambda: cast.real.note(*self.keys, **how), [[step]])
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Mark(Choice):
             return None
         change = (self.key, self.operation_type, self.columns)
         step = Step(lambda model, _: model.mark_dirty(*change), lambda model, _: self.key in model.locked)
-        return Act(frozenset({self.key}), lambda: cast.real.mark_dirty(*change), [[step]])
+        return Act(frozenset({self.key, PLACES}), lambda: cast.real.mark_dirty(*change), [[step]])
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Lock(Choice):
 
     def act(self, cast: Cast, alone: bool) -> Act | None:
         pending = cast.users.get(self.user)
-        is_own = pending is not None and self.key in (key for key, *_ in pending.changes)
+        is_own = pending is not None and self.key in pending.keeps
         if cast.would_wait(self.key) and not is_own:
             return None
         change = (self.key, self.operation_type, self.columns)
@@ -64,10 +64,13 @@ class Lock(Choice):
                 cast.users[self.user] = Pending(await cast.real.begin())
             await cast.users[self.user].real.change(*change)
 
+        kept = cast.model.together(self.key)
+
         def conclude(real: object, modelled: object) -> None:
             cast.users[self.user].changes.append((*change, cast.seconds))
+            cast.users[self.user].keeps |= kept
 
-        return Act(frozenset({self.key}), lock, [[Step(lambda model, _: model.locked.add(self.key))]], conclude)
+        return Act(kept | {PLACES}, lock, [[Step(lambda model, _: model.locked.update(kept))]], conclude)
 
 
 class Ending(StrEnum):
@@ -90,7 +93,6 @@ class End(Choice):
         pending = cast.users.pop(self.user, None)
         if pending is None:
             return None
-        keys = frozenset(key for key, *_ in pending.changes)
         commits = self.ending is Ending.COMMIT
 
         async def really() -> None:
@@ -100,11 +102,11 @@ class End(Choice):
                 await pending.real.end(commits=commits)
 
         def end(model: Database, _: object) -> None:
-            model.locked -= keys
+            model.locked -= pending.keeps
             for change in pending.changes if commits else ():
                 model.mark_dirty(*change)
 
-        return Act(keys, really, [[Step(end)]])
+        return Act(pending.keeps | {PLACES}, really, [[Step(end)]])
 
 
 @dataclass(frozen=True)
@@ -146,20 +148,20 @@ class Replay(Choice):
 
         def lock(model: Database, read: OperationType | None) -> OperationType | None:
             if read is not None:
-                model.locked.add(key)
+                model.locked |= model.together(key)
             return read
 
         def finish(model: Database, read: OperationType | None) -> bool:
             if read is None:
                 return False
-            model.locked.remove(key)
+            model.locked -= model.together(key)
             if not model.replay(model_id):
                 return False
             model.outbox[key].operation_type = read
             return True
 
         waits = Step(lock, lambda model, read: read is not None and key in model.locked)
-        return Act(frozenset({key}), replay, [[Step(read), waits, Step(finish)]])
+        return Act(frozenset({key, PLACES}), replay, [[Step(read), waits, Step(finish)]])
 
 
 @dataclass(frozen=True)

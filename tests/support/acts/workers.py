@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from dynamics_sync.core.operation import Applied, FailedAttempt, FailureReason, SyncOperation
+from dynamics_sync.postgres.outbox import TAKEN_FROM
 from dynamics_sync.sync.ports import Failure
 from simulation.stores import EPOCH, Database
-from support.acts.cast import Act, Cast, Choice, Held
+from support.acts.cast import PLACES, Act, Cast, Choice, Held
 from support.orders import Step, Thread
 from support.outbox import LEASE_SECONDS
 
@@ -18,20 +19,51 @@ from support.outbox import LEASE_SECONDS
 class Claim(Choice):
     worker: int
     limit: int = 100
+    taken_from: int = TAKEN_FROM
 
     def act(self, cast: Cast, alone: bool) -> Act:
         claim_id = cast.name()
+        claimed = (self.limit, claim_id, LEASE_SECONDS)
 
         async def claim() -> list[SyncOperation]:
-            return list((await cast.outbox(self.worker).claim(self.limit)).operations)
+            return list((await cast.real.outbox(self.taken_from).claim(self.limit)).operations)
 
         def conclude(real: list[SyncOperation], modelled: list[SyncOperation]) -> None:
             by_key = {operation.record_key: operation for operation in modelled}
             cast.held += [Held(self.worker, operation, by_key[operation.record_key]) for operation in real]
 
-        gather = Step(lambda model, _: model.gather(), skips=_to_gather)  # or somebody else does at the same time
-        take = Step(lambda model, _: model.take(self.limit, claim_id, LEASE_SECONDS), skips=_due)
-        return Act(_due(cast.model) | _to_gather(cast.model), claim, [[gather, take]], conclude)
+        whole = Step(lambda model, _: model.claim(*claimed, self.taken_from))
+        thread = [whole] if alone else self._statements(claimed, bool(_left(cast.model)))
+        keys = _left(cast.model) | _due(cast.model) | cast.model.changed | {PLACES}
+        return Act(keys, claim, [thread], conclude)
+
+    def _statements(self, claimed: tuple[int, str, float], some_left: bool) -> Thread:
+        """One after the other, as somebody may come between. What is known after the first is whether to take, and
+        whether to gather; then what was taken."""
+        limit, *lease = claimed
+
+        def look(model: Database, _: object) -> tuple[bool, bool]:
+            is_flood = model.is_flood(self.taken_from)
+            is_turn = not is_flood or model.is_turn()
+            return is_flood and is_turn, is_turn
+
+        def take(model: Database, found: tuple[bool, bool]) -> tuple[tuple[SyncOperation, ...], bool]:
+            is_taking, is_turn = found
+            return tuple(model.take(limit, self.taken_from, *lease) if is_taking else ()), is_turn
+
+        def gather(model: Database, found: tuple[tuple[SyncOperation, ...], bool]) -> tuple[SyncOperation, ...]:
+            taken, is_turn = found
+            if is_turn and not taken:
+                model.gather()
+            return taken
+
+        return [
+            *([Step(lambda model, _: model.unfold_left(), skips=_left)] if some_left else []),
+            Step(look),
+            Step(take, skips=lambda model: frozenset({PLACES})),
+            Step(gather, skips=lambda model: model.changed, all_or_none=True),  # or somebody else does meanwhile
+            Step(lambda model, taken: list(taken) or model.lease(*claimed), skips=_due),
+        ]
 
 
 @dataclass(frozen=True)
@@ -42,7 +74,9 @@ class Renew(Choice):
         held = cast.take(self.pick)
         if held is None:
             return None
-        step = Step(lambda model, _: model.renew(held.modelled, LEASE_SECONDS), skips=held.skips)
+        if alone and held.waits(cast.model):
+            return None
+        step = Step(lambda model, _: model.renew(held.modelled, LEASE_SECONDS), held.waits, held.skips)
 
         async def renew() -> bool:
             return bool(await cast.outbox(held.worker).renew([held.real]))
@@ -60,6 +94,8 @@ class Release(Choice):
         held = cast.take(self.pick)
         if held is None:
             return None
+        if alone and held.waits(cast.model):
+            return None
         failures = [_failed(cast, self.attempts)] if self.attempts else []
         rest = (self.attempts, failures, self.unanswered)
 
@@ -67,7 +103,7 @@ class Release(Choice):
             if is_locked and not alone:
                 model.release(held.modelled, self.attempts, [], False)
 
-        first = Step(lambda model, _: model.release(held.modelled, *rest), skips=held.skips)
+        first = Step(lambda model, _: model.release(held.modelled, *rest), held.waits, held.skips)
         waits = Step(once_more, lambda model, is_locked: is_locked and not alone and held.key in model.locked)
         return Act(
             frozenset({held.key}),
@@ -95,13 +131,17 @@ class Settle(Choice):
             held = cast.take(pick, first.worker)
             if held is not None:
                 taken.setdefault(held.key, held)
-        if alone and any(cast.would_wait(key) and not held.is_ours(cast.model) for key, held in taken.items()):
+        if alone and any(
+            held.waits(cast.model) or (cast.would_wait(key) and not held.is_ours(cast.model))
+            for key, held in taken.items()
+        ):
             return None
+        places = {PLACES} if any(held.may_be_lost(cast.model) for held in taken.values()) else set()
         name = cast.name()
         applied = Applied(1, f"W/{name}", self.unanswered, name.encode(), self.is_sent)
         thread = _settled_alone if alone else _settled
         return Act(
-            frozenset(taken),
+            frozenset(taken) | places,
             lambda: cast.outbox(first.worker).settle([(held.real, applied) for held in taken.values()]),
             [thread(held, applied) for held in taken.values()],
             lambda real, modelled: cast.let_go(*taken.values()),
@@ -119,6 +159,8 @@ class GiveUp(Choice):
     def act(self, cast: Cast, alone: bool) -> Act | None:
         held = cast.take(self.pick)
         if held is None:
+            return None
+        if alone and held.waits(cast.model):
             return None
         real = Failure(held.real, self.reason, "http_503", 4, (_failed(cast, 4),), unanswered=self.unanswered)
         modelled = replace(real, operation=held.modelled)
@@ -139,18 +181,17 @@ class Resend(Choice):
 
     def act(self, cast: Cast, alone: bool) -> Act:
         keys = frozenset(cast.model.unanswered)
-        return Act(keys, cast.outbox(0).resend_unanswered, [[_resent(key)] for key in sorted(keys)])
+        return Act(keys | {PLACES}, cast.outbox(0).resend_unanswered, [[_resent(key)] for key in sorted(keys)])
 
 
 def _due(model: Database) -> frozenset[str]:
     """What can be claimed."""
-    now = model.clock()
-    return frozenset(key for key, row in model.outbox.items() if not row.lease_owner or row.lease_until < now)
+    return frozenset(key for key, row in model.outbox.items() if row.is_free(model.clock()))
 
 
-def _to_gather(model: Database) -> frozenset[str]:
-    """What is to be gathered."""
-    return frozenset(change.key for change in model.changes)
+def _left(model: Database) -> frozenset[str]:
+    """What is taken, by a worker whose lease ran out."""
+    return frozenset(key for key, row in model.outbox.items() if row.is_taken and row.lease_until < model.clock())
 
 
 def _failed(cast: Cast, attempt_number: int) -> FailedAttempt:
@@ -169,13 +210,15 @@ def _settled(held: Held, applied: Applied) -> Thread:
         lambda model, outcome: settle(model, None) if outcome == "locked" else outcome,
         lambda model, outcome: outcome == "locked" and held.is_ours(model) and held.key in model.locked,
     )
-    note = Step(lambda model, _: _note(model, held, applied))
+    note = Step(lambda model, _: _note(model, held, applied), held.waits)
     gone = _gone(held, lambda model: settle(model, None))
     return [note, gone, _changed(held, applied), waits, _once_more(held)]
 
 
 def _note(model: Database, held: Held, applied: Applied) -> None:
     row = model.outbox.get(held.key)
+    if applied.unanswered and held.is_ours(model):
+        model.unfold(held.key)
     if applied.unanswered and row is not None and row.id == held.modelled.outbox_id:
         model.note_unanswered(held.key)
 
@@ -192,7 +235,7 @@ def _gone(held: Held, settle: Callable[[Database], object]) -> Step:
         model.outbox.pop(held.key, None)
         return "gone"
 
-    return Step(run, skips=held.skips)
+    return Step(run, held.waits, held.skips)
 
 
 def _changed(held: Held, applied: Applied | None = None) -> Step:

@@ -761,7 +761,8 @@ as $$
   returning o.id, o.lease_owner
 $$;
 
--- Give taken records back: they are unchanged, or they would have rows of the outbox.
+-- Give taken records back: they are unchanged, or they would have rows of the outbox. What else was taken by the same claim
+-- is not locked: whoever has unfolded some of it may come for this.
 create function dynamics_sync.give_back_taken(ids bigint[], claims text[])
 returns table (id bigint, source_table text, record_key text)
 language plpgsql
@@ -775,7 +776,10 @@ declare
   done record;
 begin
   for taken in
-    select c.* from dynamics_sync.changes c where c.is_taken and c.lease_owner = any(claims) order by c.id for update
+    select c.* from dynamics_sync.changes c
+    where c.is_taken and c.lease_owner = any(claims)
+      and exists (select from unnest(c.record_ids) as own (id) join unnest(ids) as given (id) on given.id = own.id)
+    order by c.id for update
   loop
     select array_agg(own.id) filter (where own.is_gone) as ids, array_agg(own.key) filter (where own.is_gone) as keys,
       array_agg(own.id) filter (where not own.is_gone) as other_ids,
