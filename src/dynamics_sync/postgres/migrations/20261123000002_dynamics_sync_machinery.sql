@@ -238,7 +238,7 @@ begin
     perform dynamics_sync.unfold(array(
       select c.ctid from dynamics_sync.changes c
       where c.is_taken and c.lease_owner = any(claims)
-        and exists (select from unnest(c.record_ids) as own (id) join unnest(ids) as given (id) on given.id = own.id)
+        and exists (select from unnest(c.record_ids) as own (id) where (own.id in (select unnest(ids))) is true)
       order by c.id for update
     ));
   end if;
@@ -763,6 +763,7 @@ $$;
 
 -- Give taken records back: they are unchanged, or they would have rows of the outbox. What else was taken by the same claim
 -- is not locked: whoever has unfolded some of it may come for this.
+-- (`is true` has the ids hashed once: joined, each would be compared with each.)
 create function dynamics_sync.give_back_taken(ids bigint[], claims text[])
 returns table (id bigint, source_table text, record_key text)
 language plpgsql
@@ -778,7 +779,7 @@ begin
   for taken in
     select c.* from dynamics_sync.changes c
     where c.is_taken and c.lease_owner = any(claims)
-      and exists (select from unnest(c.record_ids) as own (id) join unnest(ids) as given (id) on given.id = own.id)
+      and exists (select from unnest(c.record_ids) as own (id) where (own.id in (select unnest(ids))) is true)
     order by c.id for update
   loop
     select array_agg(own.id) filter (where own.is_gone) as ids, array_agg(own.key) filter (where own.is_gone) as keys,
