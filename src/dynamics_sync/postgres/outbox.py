@@ -1,8 +1,8 @@
 """The dirty set in PostgreSQL: gather, claim, renew, settle, release.
 
 No user's transaction locks a row of it: what users change is noted beside it, and each claim gathers that. Every
-statement skips rows that another transaction has locked; only for one that is putting taken records into the outbox, they
-wait.
+statement skips rows that another transaction has locked; they wait only for one that is putting taken records into the
+outbox.
 """
 
 import asyncio
