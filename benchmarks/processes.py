@@ -123,7 +123,7 @@ def _cpu_seconds(pid: int) -> float | None:
     """Of all its threads; None where it has ended."""
     try:
         threads = [Path(each, "schedstat").read_text() for each in Path(f"/proc/{pid}/task").iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return sum(int(thread.split()[0]) for thread in threads) / 1e9
 
