@@ -226,7 +226,8 @@ as $$
   from folded f cross join lateral unnest(f.record_ids, f.record_keys) as record (id, key)
 $$;
 
--- Those of which these are some.
+-- Those of which these are some. (Here and below, `is true` has what was given hashed once: joined, each would be compared
+-- with each.)
 create function dynamics_sync.unfold_claimed(ids bigint[], claims text[]) returns void
 language plpgsql
 set search_path = ''
@@ -258,9 +259,7 @@ begin
     perform dynamics_sync.unfold(array(
       select c.ctid from dynamics_sync.changes c
       where c.is_taken and (c.target, c.source_table) = (of_target, of_table)
-        and exists (
-          select from unnest(c.record_keys) as own (key) join unnest(keys) as given (key) on given.key = own.key
-        )
+        and exists (select from unnest(c.record_keys) as own (key) where (own.key in (select unnest(keys))) is true)
       order by c.id for update
     ));
   end if;
@@ -763,7 +762,6 @@ $$;
 
 -- Give taken records back: they are unchanged, or they would have rows of the outbox. What else was taken by the same claim
 -- is not locked: whoever has unfolded some of it may come for this.
--- (`is true` has the ids hashed once: joined, each would be compared with each.)
 create function dynamics_sync.give_back_taken(ids bigint[], claims text[])
 returns table (id bigint, source_table text, record_key text)
 language plpgsql
