@@ -263,9 +263,9 @@ def forgets_requests_of_workers_that_died() -> Patches:
 
     def claim(self: Database, *claimed: Any) -> list[SyncOperation]:
         known = dict(self.unanswered)
-        claimed = original(self, *claimed)
+        operations = original(self, *claimed)
         self.unanswered = known
-        return claimed
+        return operations
 
     with patch.object(Database, "claim", claim):
         yield

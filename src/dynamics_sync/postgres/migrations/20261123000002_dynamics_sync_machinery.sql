@@ -996,7 +996,7 @@ begin
     select given.id, back.id is not null
     from unnest(ids) as given (id)
     left join unnest(back_ids, outcomes) as back (id, outcome) on back.id = given.id
-    where back.outcome is distinct from 'gone' and back.outcome is distinct from 'changed';
+    where back.outcome is null or back.outcome = 'locked';
 end
 $$;
 
