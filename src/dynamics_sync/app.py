@@ -45,7 +45,7 @@ from dynamics_sync.targets import (
     open_portal,
     portal_of,
 )
-from dynamics_sync.transport.session import open_session
+from dynamics_sync.transport.client import open_client
 from dynamics_sync.web.health import Check, Health, health_app
 from dynamics_sync.web.metrics import add_metrics, metric_sources
 from dynamics_sync.web.server import Server, make_server
@@ -126,8 +126,8 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings, database_url))
         # One connection more than requests that write: what reads must not wait for one after it was let pass.
-        session = await stack.enter_async_context(
-            open_session(ca_file, settings.request_timeout_seconds, settings.concurrency + 1)
+        client = await stack.enter_async_context(
+            open_client(url, ca_file, settings.request_timeout_seconds, settings.concurrency + 1)
         )
         types = await check_capture(mapping, settings.target, database_url)
         tokens = Tokens(token_request(credentials, clock), f"{url}/.default", clock, settings.token_pause_seconds)
@@ -135,13 +135,13 @@ async def open_engine(settings: Settings, database_url: str) -> AsyncIterator[En
         bundling = Bundling(mapping, settings.bulk_size)
         stopping = StoppableClock(clock)
         pacer = make_pacer(settings, stores.dynamics, stopping)
-        api = WebApi(url, session, clock, lambda exchanged: pacer.hear(hints_from(exchanged.headers)))
+        api = WebApi(url, client, clock, lambda exchanged: pacer.hear(hints_from(exchanged.headers)))
         gateway = DataverseGateway(api=api, tokens=tokens, records=records, mapping=mapping, bundling=bundling)
         workers = {settings.target: make_worker(settings, stores.dynamics, gateway, records, stopping, pacer)}
         if portal is not None:
             opened = open_portal(settings, portal, stores.targets[PORTAL], database_url)
             workers[PORTAL] = await stack.enter_async_context(opened)
-        reader = DataverseReader(url=url, session=session, tokens=tokens, clock=clock)
+        reader = DataverseReader(url=url, client=client, tokens=tokens, clock=clock)
         reconciliation = make_reconciliation(
             settings,
             mapping=mapping,

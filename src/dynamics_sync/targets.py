@@ -30,7 +30,7 @@ from dynamics_sync.sync.pacer import PacedClock, PacedGateway, Pacer
 from dynamics_sync.sync.ports import BulkGateway, Gateway
 from dynamics_sync.sync.service import HLFDynamicsSyncService
 from dynamics_sync.sync.worker import Worker, WorkerSettings
-from dynamics_sync.transport.session import open_session
+from dynamics_sync.transport.client import open_client
 
 
 def make_worker(
@@ -148,10 +148,11 @@ async def open_portal(
     clock = SystemClock()
     records = PostgresRecords(stores.pool, portal.contract, types, clock)
     ca_file = str(settings.ca_file) if settings.ca_file else None
-    async with open_session(ca_file, settings.request_timeout_seconds, settings.concurrency) as session:
+    opened = open_client(portal.address, ca_file, settings.request_timeout_seconds, settings.concurrency)
+    async with opened as client:
         gateway = PortalGateway(
             address=portal.address,
-            session=session,
+            client=client,
             signer=portal.signer,
             records=records,
             contract=portal.contract,

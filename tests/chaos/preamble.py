@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import aiohttp
 import psycopg
 
 from dynamics_sync import stores, targets
@@ -26,6 +25,7 @@ from dynamics_sync.postgres.outbox import PostgresOutbox
 from dynamics_sync.sync import lease, worker
 from dynamics_sync.sync.breaker import DynamicsCircuitBreaker
 from dynamics_sync.sync.lease import LeaseTimes
+from dynamics_sync.transport.client import HttpClient
 
 _admitted: ContextVar[float | None] = ContextVar("admitted", default=None)
 """When the breaker let the task's next request pass."""
@@ -75,8 +75,7 @@ def install(trace: str, request_seconds: float, late_seconds: float, deaths: dic
     truce = Path(trace).parent / TRUCE
     _be_quick(request_seconds, late_seconds)
     death = _Death(noted, {Point(point): passes for point, passes in deaths.items()}, truce)
-    request = aiohttp.ClientSession._request
-    aiohttp.ClientSession._request = _traced(request, noted, death)  # type: ignore[method-assign]
+    HttpClient.request = _traced(HttpClient.request, noted, death)  # type: ignore[method-assign]
     DynamicsCircuitBreaker.admit = _noting(DynamicsCircuitBreaker.admit)  # type: ignore[method-assign]
     PostgresOutbox.claim = _deadly_after(PostgresOutbox.claim, death)  # type: ignore[method-assign]
     PostgresOutbox.settle = _deadly_before(PostgresOutbox.settle, death)  # type: ignore[method-assign]
@@ -86,8 +85,7 @@ def install(trace: str, request_seconds: float, late_seconds: float, deaths: dic
 def trace_requests(trace: str) -> None:
     """Only note what leaves."""
     noted = _Trace(Path(trace))
-    request = aiohttp.ClientSession._request
-    aiohttp.ClientSession._request = _traced(request, noted, _Death(noted, {}, Path(trace)))  # type: ignore[method-assign]
+    HttpClient.request = _traced(HttpClient.request, noted, _Death(noted, {}, Path(trace)))  # type: ignore[method-assign]
 
 
 def _be_quick(request_seconds: float, late_seconds: float) -> None:
@@ -144,24 +142,24 @@ def _noting(admit: Method) -> Method:
 def _traced(request: Method, trace: _Trace, death: _Death) -> Method:
     count = 0
 
-    async def traced(self: aiohttp.ClientSession, method: str, url: Any, **options: Any) -> Any:
+    async def traced(self: HttpClient, method: str, target: str, **options: Any) -> Any:
         nonlocal count
-        keys = _keys_of(unquote(str(url)), options.get("data"))
+        keys = _keys_of(unquote(target), options.get("body"))
         if not keys:
-            return await request(self, method, url, **options)
+            return await request(self, method, target, **options)
         count += 1
         number = count
         trace.note(began=number, keys=keys, admitted=_admitted.get())
         how = "nothing"
         try:
-            answer = await request(self, method, url, **options)
+            answer = await request(self, method, target, **options)
             how = str(answer.status)
         except BaseException as error:
             how = type(error).__name__
             raise
         finally:
             trace.note(ended=number, how=how)
-        if answer.status == (200 if str(url).endswith("$batch") else 204):
+        if answer.status == (200 if target.endswith("$batch") else 204):
             death.passes(Point.AFTER_WRITE)
         return answer
 

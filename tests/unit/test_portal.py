@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from dynamics_sync.core.errors import ConfigurationError, MappingError
@@ -22,13 +23,14 @@ from dynamics_sync.core.outcome import (
     Transient,
     Unauthorized,
 )
-from dynamics_sync.portal.answers import MAX_BYTES, PortalAnswer, meaning
+from dynamics_sync.portal.answers import MAX_BYTES, meaning
 from dynamics_sync.portal.contract import Contract, read_contract
 from dynamics_sync.portal.gateway import portal_address
 from dynamics_sync.portal.signing import Signer, webhook_id
 from dynamics_sync.settings import load_settings
 from dynamics_sync.stores import target_names
 from dynamics_sync.targets import portal_of
+from dynamics_sync.transport.connection import Response
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SECRET, OTHER_SECRET = "whsec_" + "YWJj" * 8, "whsec_" + "eHl6" * 8
@@ -42,9 +44,10 @@ def change_of(version: int = 7, key: str | None = None) -> SyncOperation:
     return SyncOperation("public.certifications", key or str(uuid4()), version=version, target="portal")
 
 
-def answer(status: int = 200, body: object = None, kind: str = "application/json", **headers: str) -> PortalAnswer:
+def answer(status: int = 200, body: object = None, kind: str = "application/json", **headers: str) -> Response:
     given = {"contract": "1", "id": ID, "accepted": True} if body is None else body
-    return PortalAnswer(status, kind, given if isinstance(given, bytes) else json.dumps(given).encode(), headers)
+    content = given if isinstance(given, bytes) else json.dumps(given).encode()
+    return Response(status, CIMultiDictProxy(CIMultiDict({"Content-Type": kind, **headers})), content)
 
 
 REFUSAL = {"contract": "1", "error": "Kari Nordmann is unknown"}
@@ -93,7 +96,7 @@ def test_what_does_not_fit_is_told_by_its_place_and_never_by_its_value() -> None
         (answer(410, REFUSAL), Rejected("http_410")),
     ],
 )
-def test_an_answer_within_the_contract(answered: PortalAnswer, outcome: Outcome) -> None:
+def test_an_answer_within_the_contract(answered: Response, outcome: Outcome) -> None:
     assert meaning(answered, SHIPPED, ID, NOW) == outcome
 
 
@@ -117,9 +120,7 @@ def test_an_answer_within_the_contract(answered: PortalAnswer, outcome: Outcome)
         (answer(422, {"contract": "2", "error": "no"}), "status 422: /properties/contract/const"),
     ],
 )
-def test_an_answer_outside_the_contract_says_where_in_the_contracts_own_words(
-    answered: PortalAnswer, place: str
-) -> None:
+def test_an_answer_outside_the_contract_says_where_in_the_contracts_own_words(answered: Response, place: str) -> None:
     outcome = meaning(answered, SHIPPED, ID, NOW)
     assert isinstance(outcome, Mismatch)
     assert place in (outcome.place or "")

@@ -29,7 +29,7 @@ keys = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=1
 
 @pytest.fixture(scope="module")
 def reader() -> DataverseReader:
-    return DataverseReader(url=URL, session=UNUSED, tokens=UNUSED, clock=SystemClock())
+    return DataverseReader(url=URL, client=UNUSED, tokens=UNUSED, clock=SystemClock())
 
 
 def asked(link: str) -> dict[str, str]:
@@ -38,7 +38,7 @@ def asked(link: str) -> dict[str, str]:
 
 @given(st.lists(keys, max_size=300))
 def test_all_keys_are_asked_for_in_questions_that_are_short_enough(wanted: list[str]) -> None:
-    reader = DataverseReader(url=URL, session=UNUSED, tokens=UNUSED, clock=SystemClock())
+    reader = DataverseReader(url=URL, client=UNUSED, tokens=UNUSED, clock=SystemClock())
     batches = reader.batches(wanted)
     assert [key for batch in batches for key in batch] == wanted
     for batch in batches:

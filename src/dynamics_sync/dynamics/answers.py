@@ -8,9 +8,6 @@ from dynamics_sync.core.outcome import Answer
 from dynamics_sync.core.redaction import error_code
 from dynamics_sync.transport.answers import retry_after_seconds
 
-MAX_ERROR_BYTES = 64 * 1024
-"""An error's body is read no further than this."""
-
 
 def answer_from(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Answer:
     """What is known about an answer. `headers` look names up without regard to case."""

@@ -33,7 +33,7 @@ def batch_body(calls: Sequence[Call]) -> tuple[str, bytes]:
 
 def batch_answers(headers: Mapping[str, str], body: bytes, count: int, now: datetime) -> Sequence[Answer] | None:
     """The answer to each request; None if it is not what a batch of so many is answered with."""
-    content_type = headers.get("Content-Type", "").encode(errors="surrogateescape")  # as aiohttp has decoded it
+    content_type = headers.get("Content-Type", "").encode("latin-1", errors="replace")
     message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: %s\r\n\r\n" % content_type + body)
     parts = message.get_payload()
     if not message.is_multipart() or not isinstance(parts, list) or len(parts) != count or message.defects:

@@ -2,13 +2,11 @@
 
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
 from dynamics_sync.dynamics.gateway import DataverseGateway
 from dynamics_sync.sync.events import emit
 from dynamics_sync.transport.addresses import may_carry_secrets
-from dynamics_sync.transport.answers import connection_error_code
+from dynamics_sync.transport.errors import NoAnswerError
 
 
 def check_dynamics_url(url: str) -> str:
@@ -34,18 +32,17 @@ async def check_dynamics(gateway: DataverseGateway) -> None:
     """
     try:
         answer = await gateway.who_am_i()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        code = connection_error_code(error)
-        if code == "dns":
+    except NoAnswerError as error:
+        if error.code == "dns":
             raise ConfigurationError(
                 "The host of DYNAMICS_SYNC_DYNAMICS_URL does not exist. Correct the address."
             ) from None
-        if code == "tls":
+        if error.code == "tls":
             raise ConfigurationError(
                 "The certificate of the Dynamics host is not trusted. Name the authority in DYNAMICS_SYNC_CA_FILE, or "
                 "correct DYNAMICS_SYNC_DYNAMICS_URL."
             ) from None
-        emit("dynamics.unavailable", "warning", error_code=code)
+        emit("dynamics.unavailable", "warning", error_code=error.code)
         return
     if answer.status in (401, 403):
         raise CredentialsError(

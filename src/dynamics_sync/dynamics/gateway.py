@@ -64,7 +64,7 @@ class DataverseGateway:
 
         Raises:
             CredentialsError: there is no token.
-            aiohttp.ClientError, TimeoutError: no answer.
+            NoAnswerError: there was none.
         """
         return (await self._api.exchange("GET", "WhoAmI", await self._tokens.get())).answer
 

@@ -8,10 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
-from urllib.parse import quote
-
-import aiohttp
-from yarl import URL
+from urllib.parse import quote, urlsplit
 
 from dynamics_sync.core.outcome import DEFAULT_PAUSE_SECONDS, Mismatch, Throttled, Transient, Unauthorized
 from dynamics_sync.dynamics.answers import answer_from
@@ -19,8 +16,10 @@ from dynamics_sync.dynamics.calls import API_PATH, REQUEST_HEADERS
 from dynamics_sync.dynamics.tokens import Tokens
 from dynamics_sync.sync.ports import Clock
 from dynamics_sync.sync.reading import Definition, Failed, Found, Held, Page, Refused, T, View
-from dynamics_sync.transport.answers import connection_error_code
-from dynamics_sync.transport.session import start_of_body
+from dynamics_sync.transport.addresses import may_be_sent, origin_of, target_of
+from dynamics_sync.transport.client import HttpClient
+from dynamics_sync.transport.connection import Response
+from dynamics_sync.transport.errors import NoAnswerError
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of one answer: a page of a thousand records has a few megabytes at most."""
@@ -42,9 +41,9 @@ class ForeignLinkError(Exception):
 class DataverseReader:
     """The questions that are asked of one environment."""
 
-    def __init__(self, *, url: str, session: aiohttp.ClientSession, tokens: Tokens, clock: Clock) -> None:
+    def __init__(self, *, url: str, client: HttpClient, tokens: Tokens, clock: Clock) -> None:
         self._root = url + API_PATH + "/"
-        self._session = session
+        self._client = client
         self._tokens = tokens
         self._clock = clock
 
@@ -114,7 +113,7 @@ class DataverseReader:
         self, address: str, parse: Callable[[Any], T], about: str, prefer: str | None = None
     ) -> "WebQuestion[T]":
         link = address if address.startswith("http") else self._root + address
-        return WebQuestion(self._session, self._clock, link, parse, about, prefer)
+        return WebQuestion(self._client, self._clock, link, parse, about, prefer)
 
     def _page_of(self, view: View) -> Callable[[Any], Page]:
         def parse(document: Any) -> Page:
@@ -137,12 +136,13 @@ class DataverseReader:
         if not isinstance(link, str):
             raise UnexpectedAnswerError
         try:
-            there = URL(link, encoded=True)
-            is_ours = there.user is None and there.origin() == URL(self._root).origin()
+            is_ours = "@" not in urlsplit(link).netloc and origin_of(link) == origin_of(self._root)
         except ValueError:
             is_ours = False
         if not is_ours:
             raise ForeignLinkError
+        if " " in link or not may_be_sent(link):
+            raise UnexpectedAnswerError
         return link
 
 
@@ -150,7 +150,7 @@ class DataverseReader:
 class WebQuestion(Generic[T]):
     """One GET."""
 
-    session: aiohttp.ClientSession
+    client: HttpClient
     clock: Clock
     link: str
     parse: Callable[[Any], T]
@@ -158,30 +158,27 @@ class WebQuestion(Generic[T]):
     prefer: str | None
 
     async def ask(self, token: str) -> Found[T] | Failed:
-        headers = REQUEST_HEADERS | {"Authorization": f"Bearer {token}"}
+        headers = REQUEST_HEADERS | {"Accept-Encoding": "gzip", "Authorization": f"Bearer {token}"}
         if self.prefer is not None:
             headers["Prefer"] = self.prefer
         try:
-            async with self.session.get(
-                URL(self.link, encoded=True), headers=headers, allow_redirects=False
-            ) as response:
-                body = await _bounded(response)
-                status, answered = response.status, response.headers
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Transient(connection_error_code(error))
-        if status != 200:
-            return self._failure(status, answered, body or b"")
-        if body is None:
-            return Refused(status, "page_too_large")
+            response = await self.client.request("GET", target_of(self.link), headers=headers, enough=MOST_BYTES)
+        except NoAnswerError as error:
+            return Transient(error.code)
+        if response.status != 200:
+            return self._failure(response)
+        if len(response.body) > MOST_BYTES:
+            return Refused(response.status, "page_too_large")
         try:
-            return Found(self.parse(json.loads(body)))
+            return Found(self.parse(json.loads(response.body)))
         except (ValueError, RecursionError, UnexpectedAnswerError):
             return Mismatch()
         except ForeignLinkError:
-            return Refused(status, "foreign_link")
+            return Refused(response.status, "foreign_link")
 
-    def _failure(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
-        answer = answer_from(status, headers, body, self.clock.now())
+    def _failure(self, response: Response) -> Failed:
+        status = response.status
+        answer = answer_from(status, response.headers, response.body, self.clock.now())
         if status in (408, 429):
             wait = answer.retry_after_seconds
             return Throttled(answer.code, DEFAULT_PAUSE_SECONDS if wait is None else wait)
@@ -190,12 +187,6 @@ class WebQuestion(Generic[T]):
         if status >= 500:
             return Transient(answer.code, answer.retry_after_seconds)
         return Refused(status, answer.code) if answer.is_known_error else Mismatch()
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None if it is too long to be an answer."""
-    body = await start_of_body(response, MOST_BYTES)
-    return body if len(body) <= MOST_BYTES else None
 
 
 def _select(view: View) -> str:

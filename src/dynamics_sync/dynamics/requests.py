@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-import aiohttp
-
 from dynamics_sync.core.mapping import TableMapping
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import (
@@ -23,11 +21,9 @@ from dynamics_sync.dynamics.bundling import Bundling, Form
 from dynamics_sync.dynamics.calls import WRITE_HEADERS, Call
 from dynamics_sync.dynamics.web_api import Exchanged, WebApi
 from dynamics_sync.sync.ports import BulkRequest
-from dynamics_sync.transport.answers import connection_error_code
+from dynamics_sync.transport.errors import NoAnswerError
 
 UPSERT_MULTIPLE = "Microsoft.Dynamics.CRM.UpsertMultiple"
-
-_NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 @value
@@ -59,8 +55,8 @@ class SingleRequest:
                 headers=call.headers,
                 correlation_id=self.write.operation.correlation_id,
             )
-        except _NO_ANSWER as error:
-            return (Transient(connection_error_code(error)),)
+        except NoAnswerError as error:
+            return (Transient(error.code),)
         return (_written(call.outcome(exchanged.answer), self.write),)
 
     def alone(self) -> BulkRequest:
@@ -97,8 +93,8 @@ class BulkUpsert:
                 correlation_id=str(uuid4()),
             )
             outcome, seconds = classify_bulk(exchanged.answer), exchanged.seconds
-        except _NO_ANSWER as error:
-            outcome, seconds = Transient(connection_error_code(error)), 0.0
+        except NoAnswerError as error:
+            outcome, seconds = Transient(error.code), 0.0
         self.bundling.learn(self.table.source, Form.BULK, count, seconds, outcome)
         if isinstance(outcome, Accepted):
             return [_written(outcome, write) for write in self.writes]
@@ -143,8 +139,8 @@ class Batch:
                 correlation_id=str(uuid4()),
                 read_bytes=batch.MAX_BYTES,
             )
-        except _NO_ANSWER as error:
-            outcomes = shared_by_batch(Transient(connection_error_code(error)), count)
+        except NoAnswerError as error:
+            outcomes = shared_by_batch(Transient(error.code), count)
             seconds = 0.0
         else:
             outcomes, seconds = self._outcomes(exchanged), exchanged.seconds

@@ -5,18 +5,22 @@ authority on the loopback address is served by the same form post, written out h
 """
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import urlsplit
-
-import aiohttp
+from urllib.parse import quote, urlencode, urlsplit
 
 from dynamics_sync.core.errors import ConfigurationError, CredentialsError
 from dynamics_sync.sync.events import emit
 from dynamics_sync.sync.ports import Clock
-from dynamics_sync.transport.addresses import may_carry_secrets
+from dynamics_sync.transport.addresses import may_carry_secrets, target_of
+from dynamics_sync.transport.client import open_client
+from dynamics_sync.transport.errors import NoAnswerError
 
 TOKEN_TIMEOUT_SECONDS = 10.0
+MOST_OF_ANSWER = 64 * 1024
+"""An answer is read no further than this."""
+
 RENEWAL_MARGIN_SECONDS = 300.0
 """A token is renewed this long before it expires, or after nine tenths of a shorter life."""
 
@@ -124,24 +128,25 @@ class LoopbackRequest:
 
     async def __call__(self, scope: str) -> Token:
         credentials = self._credentials
-        address = f"{credentials.authority_url.rstrip('/')}/{credentials.tenant_id}/oauth2/v2.0/token"
+        address = f"{credentials.authority_url.rstrip('/')}/{quote(credentials.tenant_id)}/oauth2/v2.0/token"
         form = {
             "grant_type": "client_credentials",
             "client_id": credentials.client_id,
             "client_secret": credentials.client_secret,
             "scope": scope,
         }
-        timeout = aiohttp.ClientTimeout(total=TOKEN_TIMEOUT_SECONDS)
+        headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
+        body = urlencode(form).encode()
         try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.post(address, data=form, allow_redirects=False) as response,
-            ):
-                if response.status in REFUSAL_STATUSES:
-                    raise CredentialsError(REFUSED)
-                document = await response.json()
-                return Token(str(document["access_token"]), float(document["expires_in"]))
-        except (aiohttp.ClientError, TimeoutError, ValueError, TypeError, KeyError):
+            async with open_client(address, None, TOKEN_TIMEOUT_SECONDS, connections=1) as client:
+                response = await client.request(
+                    "POST", target_of(address), headers=headers, body=body, enough=MOST_OF_ANSWER
+                )
+            if response.status in REFUSAL_STATUSES:
+                raise CredentialsError(REFUSED)
+            document = json.loads(response.body)
+            return Token(str(document["access_token"]), float(document["expires_in"]))
+        except (NoAnswerError, ValueError, TypeError, KeyError, RecursionError):
             raise CredentialsError(UNREACHABLE) from None
 
 

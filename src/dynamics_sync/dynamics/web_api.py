@@ -4,15 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from datetime import datetime
 
-import aiohttp
-from yarl import URL
-
 from dynamics_sync.core.outcome import Answer
 from dynamics_sync.core.values import value
-from dynamics_sync.dynamics.answers import MAX_ERROR_BYTES, answer_from
+from dynamics_sync.dynamics.answers import answer_from
 from dynamics_sync.dynamics.calls import API_PATH, REQUEST_HEADERS
 from dynamics_sync.sync.ports import Clock
-from dynamics_sync.transport.session import start_of_body
+from dynamics_sync.transport.client import HttpClient
 
 
 @value
@@ -33,12 +30,12 @@ class WebApi:
     def __init__(
         self,
         url: str,
-        session: aiohttp.ClientSession,
+        client: HttpClient,
         clock: Clock,
         observe: Callable[[Exchanged], None] | None = None,
     ) -> None:
         self.environment = url + API_PATH + "/"
-        self._session = session
+        self._client = client
         self._clock = clock
         self._observe = observe
         self.refused_token: str | None = None
@@ -60,19 +57,18 @@ class WebApi:
             read_bytes: how much of a success's body is read.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, OSError: no answer.
+            NoAnswerError: there was none.
         """
         sent = {**headers, "Authorization": f"Bearer {token}"}
         if correlation_id:
             sent["x-ms-client-request-id"] = correlation_id
         began = self._clock.monotonic()
-        url = URL(self.environment + address, encoded=True)
-        async with self._session.request(method, url, data=body, headers=sent, allow_redirects=False) as response:
-            enough = read_bytes if response.status < 400 else MAX_ERROR_BYTES
-            text = await start_of_body(response, enough) if enough else b""
-            now = self._clock.now()
-            answer = answer_from(response.status, response.headers, text, now)
-            exchanged = Exchanged(answer, now, self._clock.monotonic() - began, response.headers, text)
+        response = await self._client.request(
+            method, f"{API_PATH}/{address}", headers=sent, body=body, enough=read_bytes
+        )
+        now = self._clock.now()
+        answer = answer_from(response.status, response.headers, response.body, now)
+        exchanged = Exchanged(answer, now, self._clock.monotonic() - began, response.headers, response.body)
         if answer.status == 401:
             self.refused_token = token
         if self._observe is not None:

@@ -1,29 +1,18 @@
 """What a portal's answer means, beside its contract. No text of it is kept (R16)."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from dynamics_sync.core.outcome import Accepted, Answer, Mismatch, Outcome, classify_failure
 from dynamics_sync.portal.contract import Contract
 from dynamics_sync.transport.answers import retry_after_seconds
+from dynamics_sync.transport.connection import Response
 
 MAX_BYTES = 64 * 1024
 """An answer is read no further than this; a longer one is outside every contract."""
 
 
-@dataclass(frozen=True, slots=True)
-class PortalAnswer:
-    """An answer as it came. `content_type` is without parameters, in small letters."""
-
-    status: int
-    content_type: str
-    body: bytes
-    headers: Mapping[str, str]
-
-
-def meaning(answer: PortalAnswer, contract: Contract, webhook_id: str, now: datetime) -> Outcome:
+def meaning(answer: Response, contract: Contract, webhook_id: str, now: datetime) -> Outcome:
     """What became of a delivery. Only what the contract promises is a success (R27)."""
     if 200 <= answer.status <= 299:
         deviation = _deviation_of_success(answer, contract, webhook_id)
@@ -43,7 +32,7 @@ def meaning(answer: PortalAnswer, contract: Contract, webhook_id: str, now: date
     return outcome
 
 
-def _deviation_of_success(answer: PortalAnswer, contract: Contract, webhook_id: str) -> str | None:
+def _deviation_of_success(answer: Response, contract: Contract, webhook_id: str) -> str | None:
     document, deviation = _document(answer)
     deviation = deviation or contract.answer.rule_against(document)
     if deviation is None and contract.answer_id is not None:
@@ -53,9 +42,10 @@ def _deviation_of_success(answer: PortalAnswer, contract: Contract, webhook_id: 
     return deviation
 
 
-def _document(answer: PortalAnswer) -> tuple[object, str | None]:
+def _document(answer: Response) -> tuple[object, str | None]:
     """The body's JSON, and what is wrong where it has none."""
-    if answer.content_type != "application/json" and not answer.content_type.endswith("+json"):
+    content_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
         return None, "no JSON by its content type"
     if len(answer.body) > MAX_BYTES:
         return None, f"longer than {MAX_BYTES // 1024} KiB"

@@ -4,20 +4,17 @@ import json
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
-
 from dynamics_sync.core.errors import ConfigurationError
 from dynamics_sync.core.mapping import UnsendableError
 from dynamics_sync.core.operation import SyncOperation
 from dynamics_sync.core.outcome import NothingToSend, NotReady, Outcome, Transient, Unsendable
-from dynamics_sync.portal.answers import MAX_BYTES, PortalAnswer, meaning
+from dynamics_sync.portal.answers import MAX_BYTES, meaning
 from dynamics_sync.portal.contract import Contract
 from dynamics_sync.portal.signing import Signer, webhook_id
 from dynamics_sync.sync.ports import Clock, Records, Request
-from dynamics_sync.transport.addresses import may_carry_secrets
-from dynamics_sync.transport.answers import connection_error_code
-from dynamics_sync.transport.session import start_of_body
+from dynamics_sync.transport.addresses import may_be_sent, may_carry_secrets, target_of
+from dynamics_sync.transport.client import HttpClient
+from dynamics_sync.transport.errors import NoAnswerError
 
 HEADERS = {
     "Content-Type": "application/json",
@@ -34,7 +31,7 @@ def portal_address(url: str, path: str) -> str:
         ConfigurationError: `url` is no https:// address, nor http:// on this machine.
     """
     parts = urlsplit(url) if may_carry_secrets(url) else None
-    if parts is None or parts.query or parts.fragment:
+    if parts is None or parts.query or parts.fragment or not may_be_sent(url):
         raise ConfigurationError(
             "DYNAMICS_SYNC_PORTAL_URL must look like https://portal.example.org, without a query. Plain http:// is "
             "taken only for this machine itself (127.0.0.1, ::1, localhost)."
@@ -50,14 +47,14 @@ class PortalGateway:
         self,
         *,
         address: str,
-        session: aiohttp.ClientSession,
+        client: HttpClient,
         signer: Signer,
         records: Records,
         contract: Contract,
         clock: Clock,
     ) -> None:
-        self._url = URL(address, encoded=True)
-        self._session = session
+        self._target = target_of(address)
+        self._client = client
         self._signer = signer
         self._records = records
         self._contract = contract
@@ -87,16 +84,14 @@ class PortalGateway:
         """Make one request, signed at this moment: a receiver takes no old signature.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, OSError: no answer.
+            NoAnswerError: there was none.
         """
         now = self._clock.now()
         headers = HEADERS | self._signer.headers(delivery, body, now) | {"Idempotency-Key": delivery}
-        async with self._session.post(
-            self._url, data=body.encode(), headers=headers, allow_redirects=False
-        ) as response:
-            text = await start_of_body(response, MAX_BYTES)
-            answer = PortalAnswer(response.status, response.content_type.lower(), text, response.headers)
-        return meaning(answer, self._contract, delivery, now)
+        response = await self._client.request(
+            "POST", self._target, headers=headers, body=body.encode(), enough=MAX_BYTES
+        )
+        return meaning(response, self._contract, delivery, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,5 +107,5 @@ class PortalRequest:
         """Send it, and say what the answer means."""
         try:
             return await self.gateway.exchange(self.delivery, self.body)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return Transient(connection_error_code(error))
+        except NoAnswerError as error:
+            return Transient(error.code)

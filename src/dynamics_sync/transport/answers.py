@@ -1,12 +1,8 @@
-"""From an HTTP answer's headers, and from a broken connection, to the few facts that decide. No text is kept (R16)."""
+"""What an answer's headers say. No text is kept (R16)."""
 
-import asyncio
 import math
-import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-import aiohttp
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -18,20 +14,6 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     except ValueError:
         return _seconds_until(value, now)
     return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def connection_error_code(error: BaseException) -> str:
-    """Our code for a request that got no answer. The order matters: aiohttp's classes inherit from one another."""
-    match error:
-        case TimeoutError() | asyncio.TimeoutError():
-            return "timeout"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
-            return "tls"
-        case aiohttp.ClientConnectorDNSError():
-            return "dns"
-        case aiohttp.ClientConnectorError():
-            return "connection_refused"
-    return "connection_reset"
 
 
 def _seconds_until(value: str, now: datetime) -> float | None:

@@ -23,7 +23,7 @@ class Server(uvicorn.Server):
 
 def make_server(app: "FastAPI") -> Server:
     """A server, not yet running."""
-    return Server(uvicorn.Config(app, log_config=None, access_log=False))
+    return Server(uvicorn.Config(app, log_config=None, access_log=False, http="h11"))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
