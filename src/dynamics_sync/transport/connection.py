@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        self._keeps_alive = self._parser.should_keep_alive()
+        self._keeps_alive &= self._parser.should_keep_alive()
         if self._status >= 400:
             self._enough = max(self._enough, MOST_OF_ERROR)
         if self._enough == 0 and self._status >= 200:
