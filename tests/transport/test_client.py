@@ -313,14 +313,16 @@ async def test_nobody_listens() -> None:
         assert await code_of(client) == "connection_refused"
 
 
-@pytest.mark.parametrize("host", ["nobody.invalid", "a..b", "x" * 64])
-async def test_a_name_that_means_nobody(host: str) -> None:
-    try:
-        async with open_client(f"http://{host}", None, MANY_SECONDS, 1) as client:
-            assert await code_of(client) == "dns"
-    except ConfigurationError as error:
-        assert host in str(error)
-        assert host != "nobody.invalid"
+async def test_a_name_that_means_nobody() -> None:
+    async with client_of("http://nobody.invalid") as client:
+        assert await code_of(client) == "dns"
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+async def test_a_name_that_nobody_can_have(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{host} is no name"):
+        async with open_client(f"http://{host}", None, MANY_SECONDS, 1):
+            pass
 
 
 async def test_a_name_with_two_addresses_of_which_one_listens() -> None:

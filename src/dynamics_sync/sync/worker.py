@@ -265,7 +265,8 @@ class Worker:
             sender = asyncio.create_task(self._bring_home(operations))
             self._senders.add(sender)
             sender.add_done_callback(self._is_home)
-            await asyncio.sleep(0)  # a full request is much work: the database is asked for the next records meanwhile
+            if len(operations) > 1:
+                await asyncio.sleep(0)  # a full request is much work: the database is asked for the next records meanwhile
 
     def _is_home(self, sender: asyncio.Task[None]) -> None:
         self._senders.discard(sender)
