@@ -169,6 +169,8 @@ class Worker:
             return min(REST_SECONDS, self._settings.poll_seconds)
         await self._resend_unanswered()
         operations = await self._claim(1 if self._cautious else limit)
+        if self._reading is not None and 0 < len(operations) < limit:
+            await asyncio.wait([self._reading])  # nothing else waits: these leave first
         rest_seconds = 0.0 if operations else self._rest_seconds
         self._rest_seconds = min(max(2 * rest_seconds, DROWSY_SECONDS), self._settings.poll_seconds)
         return rest_seconds

@@ -198,13 +198,14 @@ as $$
   select array(select unnest(some_names) union select unnest(other_names) order by 1)
 $$;
 
--- The number of an advisory lock.
+-- The number of an advisory lock. (Without settings of its own, so that its callers' plans take it in.)
 create function dynamics_sync.lock_of(what text, of_target text) returns bigint
 language sql
 immutable
-set search_path = ''
 as $$
-  select hashtextextended('dynamics_sync.' || what || ' ' || of_target, 0)
+  select pg_catalog.hashtextextended(
+    'dynamics_sync.' operator(pg_catalog.||) what operator(pg_catalog.||) ' ' operator(pg_catalog.||) of_target, 0
+  )
 $$;
 
 -- Taken records get rows of the outbox after all, leased as they are. Places are those of rows that the caller has locked.
@@ -358,10 +359,13 @@ $$;
 -- What Dynamics is known to hold of these records. One at a time: a join may go through all that was ever sent.
 create function dynamics_sync.known_payloads(of_target text, of_table text, keys text[])
 returns table (record_key text, payload_hash bytea)
-language sql
+language plpgsql
 set search_path = ''
 set enable_seqscan = off
 as $$
+#variable_conflict use_column
+begin
+  return query
   select given.record_key, known.payload_hash
   from unnest(keys) as given (record_key)
   cross join lateral (
@@ -369,7 +373,8 @@ as $$
     where (s.target, s.source_table, s.record_key) = (of_target, of_table, given.record_key)
       and s.payload_hash is not null
     limit 1
-  ) as known
+  ) as known;
+end
 $$;
 
 -- A request was never answered: it may take effect for so long.
@@ -481,14 +486,15 @@ $$;
 
 -- Lock the oldest changes, of about so many records; gives their places. What another transaction has locked is left out.
 create function dynamics_sync.oldest_changes(of_target text, of_records integer) returns tid[]
-language sql
+language plpgsql
 set search_path = ''
 set jit = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_sort = off
 as $$
-  select array(
+begin
+  return array(
     select first.place
     from (
       select due.place, sum(due.records) over (order by due.id) - due.records as before
@@ -498,7 +504,8 @@ as $$
       ) as due
     ) as first
     where first.before < of_records
-  )
+  );
+end
 $$;
 
 -- Gather changes of about so many records, the oldest first; gives of how many. One at a time, so that they stay in
