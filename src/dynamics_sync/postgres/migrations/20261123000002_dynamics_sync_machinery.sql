@@ -7,8 +7,9 @@ revoke all on schema dynamics_sync from public;
 -- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
 create sequence dynamics_sync.change_version;
 
--- Ids of the outbox, also of records that are sent without ever having a row there.
-create sequence dynamics_sync.outbox_ids;
+-- Ids of the outbox, also of records that are sent without ever having a row there. Each session draws many at once: they
+-- say nothing of an order.
+create sequence dynamics_sync.outbox_ids cache 1000;
 
 -- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another or
 -- for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
@@ -812,7 +813,8 @@ begin
       where (known.target, known.source_table, known.record_key) = (taken.target, taken.source_table, key)
         and known.taken <> '{}'
       limit 1
-    ) as is_known;
+    ) as is_known
+    where (select exists (select from dynamics_sync.inbox_records known where known.target = taken.target));
     return query select gone.id, taken.source_table, gone.key from unnest(done.ids, done.keys) as gone (id, key);
   end loop;
 end
@@ -965,9 +967,12 @@ begin
     (target, source_table, record_key, applied_version, etag, payload_hash)
   select of_target, back.source_table, back.record_key, given.version, given.etag,
     case
-      when back.outcome = 'gone' and not exists (
-        select from dynamics_sync.unanswered u
-        where (u.target, u.source_table, u.record_key) = (of_target, back.source_table, back.record_key)
+      when back.outcome = 'gone' and not (
+        (select exists (select from dynamics_sync.unanswered u where u.target = of_target))
+        and exists (
+          select from dynamics_sync.unanswered u
+          where (u.target, u.source_table, u.record_key) = (of_target, back.source_table, back.record_key)
+        )
       )
       then given.payload_hash
     end
@@ -990,7 +995,12 @@ begin
         and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying')
       limit 1
     ) as is_queued
-    where back.outcome = 'gone'
+    where back.outcome = 'gone' and (
+      select exists (
+        select from public.dynamics_sync_retry_queue q
+        where q.target = of_target and q.status in ('pending_manual_replay', 'requires_investigation', 'replaying')
+      )
+    )
   loop
     update public.dynamics_sync_retry_queue q
     set status = case status when 'replaying' then 'replayed' else 'superseded' end, updated_at = clock_timestamp()
