@@ -13,7 +13,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 NOTED = "select operation_type, changed_columns, records from dynamics_sync.changes order by id"
 WAITING = "select record_key, operation_type, changed_columns from dynamics_sync.outbox order by record_key"
 GATHER = "select dynamics_sync.gather('dynamics', %s)"
-CLAIM = "select id, version from dynamics_sync.claim('dynamics', 1, 'us', 60, 180)"
+CLAIM = "select ids[1], version from dynamics_sync.claim('dynamics', 1, 'us', 60, 180)"
 SETTLE = """
 select is_ours from dynamics_sync.settle('dynamics', array[%s], array[%s], '{us}', '{null}', '{same}', '{}', '{}', 180)
 """

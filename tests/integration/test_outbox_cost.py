@@ -140,6 +140,14 @@ def mislead(connection: Connection, lie: str, waiting: int) -> None:
     connection.execute(fill)
 
 
+def claim(connection: Connection, parameters: Parameters) -> tuple[list[int], list[str], list[int]]:
+    """Ids, keys and versions of what was claimed."""
+    rows = connection.execute(CLAIM, parameters).fetchall()
+    found = [(outbox_id, key, row[3]) for row in rows for outbox_id, key in zip(row[0], row[2], strict=True)]
+    ids, keys, versions = ([each[place] for each in found] for place in range(3))
+    return ids, keys, versions
+
+
 def costs(connection: Connection, records: int, target: str = "dynamics") -> dict[str, int]:
     """Blocks touched by each step for some records, when its plans are no longer made anew for each call."""
     touched = {}
@@ -160,9 +168,8 @@ def test_few_rows_are_read_however_many_wait(database: str, lie: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         mislead(connection, lie, MANY)
         with few_rows_read(connection):
-            rows = connection.execute(CLAIM, claiming("x", SOME)).fetchall()
-            assert [row[2] for row in rows] == [str(n) for n in range(1, SOME + 1)]
-        ids, versions = [row[0] for row in rows], [row[3] for row in rows]
+            ids, keys, versions = claim(connection, claiming("x", SOME))
+            assert keys == [str(n) for n in range(1, SOME + 1)]
         with few_rows_read(connection):
             assert connection.execute(SETTLE, claimed("x", ids, versions)).fetchall() == []
         left = connection.execute("select count(*) from dynamics_sync.outbox where id = any(%s)", [ids])
@@ -186,10 +193,9 @@ def test_few_changes_are_read_where_they_are_taken_as_they_are(database: str, li
         connection.execute("delete from dynamics_sync.outbox")
         for claim_id in ("x", "y"):
             with few_rows_read(connection):
-                rows = connection.execute(CLAIM, claiming(claim_id, SOME, taken_from=SOME)).fetchall()
-                assert len(rows) == SOME
+                ids, _, versions = claim(connection, claiming(claim_id, SOME, taken_from=SOME))
+                assert len(ids) == SOME
         assert connection.execute("select count(*) from dynamics_sync.outbox").fetchall() == [(0,)]
-        ids, versions = [row[0] for row in rows], [row[3] for row in rows]
         with few_rows_read(connection):
             assert connection.execute(SETTLE, claimed("y", ids, versions)).fetchall() == []
         left = connection.execute("select count(*) from dynamics_sync.changes where record_ids && %s::bigint[]", [ids])
@@ -207,8 +213,8 @@ def test_no_step_is_compiled(database: str) -> None:
         connection.execute(GATHER, GATHERING)
         costs(connection, SOME)
         connection.execute("delete from dynamics_sync.outbox")
-        (id, *_, version, _, _, _), *_ = connection.execute(CLAIM, claiming("x", SOME, taken_from=SOME)).fetchall()
-        connection.execute(SETTLE, claimed("x", [id], [version]))
+        ids, _, versions = claim(connection, claiming("x", SOME, taken_from=SOME))
+        connection.execute(SETTLE, claimed("x", ids[:1], versions[:1]))
         assert any("Insert on changes" in plan for plan in plans)
         assert any("Delete on changes" in plan for plan in plans)
         assert [plan for plan in plans if "JIT:" in plan] == []

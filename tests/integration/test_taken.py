@@ -91,12 +91,19 @@ async def test_no_more_are_taken_than_were_asked_for_and_the_rest_keeps_its_turn
     assert list(await claim(outbox)) == ["d"]
 
 
-async def test_of_many_a_thousand_at_most_are_kept_together(user: Connection, outbox: Outbox) -> None:
-    await note(user, *(f"a{number}" for number in range(1000)))
-    await note(user, *(f"b{number}" for number in range(1000)))
-    assert len(await claim(outbox, 1500)) == 1500
-    assert [records for _, records in await found(user, TAKEN)] == [1000, 500]  # type: ignore[misc]
-    assert [records for _, records in await found(user, NOTED)] == [500]  # type: ignore[misc]
+async def test_of_many_a_thousand_at_most_are_taken_and_kept_together(user: Connection, outbox: Outbox) -> None:
+    await note(user, *(f"a{number}" for number in range(700)))
+    await note(user, *(f"b{number}" for number in range(700)))
+    await note(user, *(f"c{number}" for number in range(1000)))
+    first, second, third = [await claim(outbox, limit) for limit in (1500, 500, 1500)]
+    assert [len(claimed) for claimed in (first, second, third)] == [1000, 500, 900]
+    assert [*first, *second, *third] == [
+        *(f"a{number}" for number in range(700)),
+        *(f"b{number}" for number in range(700)),
+        *(f"c{number}" for number in range(1000)),
+    ]
+    assert [records for _, records in await found(user, TAKEN)] == [1000, 500, 900]  # type: ignore[misc]
+    assert await found(user, NOTED) == []
 
 
 async def test_what_changes_while_it_is_under_way_is_sent_again(user: Connection, outbox: Outbox) -> None:

@@ -132,7 +132,7 @@ class PostgresOutbox:
             rows = await connection.execute(CLAIM, parameters)
             circuit = await connection.execute(SELECT_CIRCUIT, parameters)
         reading = reading_from(await circuit.fetchone())
-        return Claim([self._operation(row, claim_id) for row in await rows.fetchall()], reading)
+        return Claim([each for row in await rows.fetchall() for each in self._operations(row, claim_id)], reading)
 
     async def gather(self) -> None:
         """Bring what was changed into the outbox, without claiming any of it."""
@@ -223,19 +223,14 @@ class PostgresOutbox:
         locked = set(row[0]) if row else set()
         return [each.operation.outbox_id in locked for each in batch]
 
-    def _operation(self, row: tuple[Any, ...], claim_id: str) -> SyncOperation:
-        outbox_id, source_table, record_key, version, operation_type, changed_columns, attempts = row
-        return SyncOperation(
-            source_table,
-            record_key,
-            _TYPES[operation_type],
-            version,
-            attempts,
-            self._target,
-            tuple(changed_columns),
-            claim_id,
-            outbox_id,
-        )
+    def _operations(self, row: tuple[Any, ...], claim_id: str) -> Operations:
+        """Those of records that changed together."""
+        outbox_ids, source_table, record_keys, version, operation_type, changed_columns, attempts = row
+        kind, columns = _TYPES[operation_type], tuple(changed_columns)
+        return [
+            SyncOperation(source_table, key, kind, version, attempts, self._target, columns, claim_id, outbox_id)
+            for key, outbox_id in zip(record_keys, outbox_ids, strict=True)
+        ]
 
 
 async def while_locked(attempt: Callable[[Operations], Awaitable[Operations]], operations: Operations) -> None:

@@ -268,7 +268,7 @@ class Worker:
             self._senders.add(sender)
             sender.add_done_callback(self._is_home)
             if len(operations) > 1:
-                await asyncio.sleep(0)  # a full request is much work: the database is asked for the next records meanwhile
+                await asyncio.sleep(0)  # a full request is much work: the next records are asked for meanwhile
 
     def _is_home(self, sender: asyncio.Task[None]) -> None:
         self._senders.discard(sender)

@@ -7,9 +7,8 @@ revoke all on schema dynamics_sync from public;
 -- Versions are unique for ever, not per record: a row that is settled and captured again never gets an old version.
 create sequence dynamics_sync.change_version;
 
--- Ids of the outbox, also of records that are sent without ever having a row there. Each session draws many at once: they
--- say nothing of an order.
-create sequence dynamics_sync.outbox_ids cache 1000;
+-- Ids of the outbox, also of records that are sent without ever having a row there.
+create sequence dynamics_sync.outbox_ids;
 
 -- What has just been changed, as the users' own transactions note it: appended, so that no transaction waits for another or
 -- for a worker, and at the least cost. A row is for records of which one statement changed the same columns, at
@@ -544,14 +543,14 @@ as $$
   ));
 $$;
 
--- Take records straight from where they were noted, so many at most and at least, the oldest first; nothing if some of
--- them changed more than once, are in the outbox (which is not looked into if it is long) or taken already, or if somebody
--- may be putting them into the outbox.
+-- Take records straight from where they were noted, so many at most (and a thousand) and at least, the oldest first;
+-- nothing if some of them changed more than once, are in the outbox (which is not looked into if it is long) or taken
+-- already, or if somebody may be putting them into the outbox.
 create function dynamics_sync.take(
   of_target text, at_most integer, at_least integer, claim_id text, lease_seconds double precision
 )
 returns table (
-  id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
+  ids bigint[], source_table text, record_keys text[], version bigint, operation_type text, changed_columns text[],
   attempts integer
 )
 language plpgsql
@@ -572,6 +571,7 @@ begin
     return;
   end if;
 
+  at_most := least(at_most, 1000);
   places := dynamics_sync.oldest_changes(of_target, at_most);
   if not exists (
     select from dynamics_sync.changes c where c.ctid = any(places)
@@ -602,47 +602,39 @@ begin
       returning c.*
     ),
     each as (
-      select n.id, n.source_table, n.operation_type, n.changed_columns, n.noted_at, record.key,
-        row_number() over (order by n.id, record.place) as place
-      from noted n cross join lateral unnest(n.record_keys) with ordinality as record (key, place)
+      select n.*, at_most - (sum(n.records) over (order by n.id) - n.records) as wanted from noted n
     ),
     left_over as (
       insert into dynamics_sync.changes (
         id, target, source_table, operation_type, changed_columns, records, record_keys, noted_at
       )
       overriding system value
-      select each.id, of_target, each.source_table, each.operation_type, each.changed_columns, count(*),
-        array_agg(each.key), each.noted_at
-      from each where each.place > at_most
-      group by each.id, each.source_table, each.operation_type, each.changed_columns, each.noted_at
+      select e.id, of_target, e.source_table, e.operation_type, e.changed_columns, e.records - e.wanted,
+        e.record_keys[e.wanted + 1:], e.noted_at
+      from each e where e.records > e.wanted
     ),
     taken as (
       insert into dynamics_sync.changes (
         target, source_table, operation_type, changed_columns, records, record_keys, noted_at, is_taken, record_ids,
         version, lease_owner, lease_until
       )
-      select of_target, part.source_table, part.operation_type, part.changed_columns, count(*), array_agg(part.key),
-        min(part.noted_at), true, array_agg(nextval('dynamics_sync.outbox_ids')), nextval('dynamics_sync.change_version'),
+      select of_target, e.source_table, e.operation_type, e.changed_columns, count(*), array_agg(key),
+        min(e.noted_at), true, array_agg(nextval('dynamics_sync.outbox_ids')), nextval('dynamics_sync.change_version'),
         claim_id, clock_timestamp() + make_interval(secs => lease_seconds)
-      from (
-        select each.*, (row_number() over (
-          partition by each.source_table, each.operation_type, each.changed_columns order by each.place
-        ) - 1) / 1000 as number
-        from each where each.place <= at_most
-      ) as part
-      group by part.source_table, part.operation_type, part.changed_columns, part.number
-      order by min(part.place)
+      from each e cross join lateral unnest(e.record_keys[:e.wanted]) as key
+      group by e.source_table, e.operation_type, e.changed_columns
+      order by min(e.id)
       returning *
     )
-    select record.id, t.source_table, record.key, t.version, t.operation_type, t.changed_columns, 0
-    from taken t cross join lateral unnest(t.record_ids, t.record_keys) as record (id, key)
-    order by t.id;
+    select t.record_ids, t.source_table, t.record_keys, t.version, t.operation_type, t.changed_columns, 0
+    from taken t order by t.id;
 exception when lock_not_available then
   return;
 end
 $$;
 
--- Take up to at_most records that nobody holds: least tried first, then oldest. A row that a transaction has locked is
+-- Take up to at_most records that nobody holds: least tried first, then oldest. Gives them together where they are a row of
+-- `changes`. A row that a transaction has locked is
 -- skipped: a long one may delay its own records, never the others'. Changes of so many records are gathered first. Where
 -- at least as many as taken_from have just been changed, it is not done: they are taken as they are, once those that were
 -- never tried are on their way. What has waited for ten seconds is gathered: a record that goes on changing then waits once.
@@ -658,7 +650,7 @@ create function dynamics_sync.claim(
   gathered_at_once integer default 0, taken_from integer default null
 )
 returns table (
-  id bigint, source_table text, record_key text, version bigint, operation_type text, changed_columns text[],
+  ids bigint[], source_table text, record_keys text[], version bigint, operation_type text, changed_columns text[],
   attempts integer
 )
 language plpgsql
@@ -725,7 +717,7 @@ begin
       returning o.id, o.source_table, o.record_key, o.version, o.operation_type, o.changed_columns, o.attempts,
         o.enqueued_at
     )
-    select c.id, c.source_table, c.record_key, c.version, c.operation_type, c.changed_columns, c.attempts
+    select array[c.id], c.source_table, array[c.record_key], c.version, c.operation_type, c.changed_columns, c.attempts
     from claimed c order by c.attempts, c.enqueued_at;
   get diagnostics claimed_rows = row_count;
   if claimed_rows = 0 then
