@@ -34,6 +34,7 @@ async def test_a_request_as_it_leaves() -> None:
     lines = [
         b"PATCH /a(b='%20')?c=d HTTP/1.1",
         b"Host: " + server.url.removeprefix("http://").encode(),
+        b"User-Agent: dynamics-sync",
         b"Accept: application/json",
         b"If-Match: *",
         b"Content-Length: 7",

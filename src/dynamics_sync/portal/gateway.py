@@ -20,7 +20,6 @@ HEADERS = {
     "Content-Type": "application/json",
     "Accept": "application/json",
     "Accept-Encoding": "identity",
-    "User-Agent": "dynamics-sync",
 }
 
 

@@ -43,7 +43,8 @@ class HttpClient:
         scheme, host, self._port = origin_of(url)
         self._host = host.encode("idna").decode("ascii")
         self._trusted = trusted if scheme == "https" else None
-        self._protocol = f" HTTP/1.1\r\nHost: {_authority(scheme, self._host, self._port)}\r\n"
+        named = _authority(scheme, self._host, self._port)
+        self._beginning = f" HTTP/1.1\r\nHost: {named}\r\nUser-Agent: dynamics-sync\r\n"
         self._timeout_seconds = timeout_seconds
         self._places = asyncio.Semaphore(connections)
         self._free: list[tuple[Connection, float]] = []
@@ -88,7 +89,7 @@ class HttpClient:
             raise ValueError("A request's target and headers are printable ASCII.")
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"
-        return f"{method} {target}{self._protocol}{lines}{length}\r\n".encode("ascii")
+        return f"{method} {target}{self._beginning}{lines}{length}\r\n".encode("ascii")
 
     async def _enter(self, until: float) -> None:
         """Wait until there are fewer requests than connections."""
