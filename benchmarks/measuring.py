@@ -18,6 +18,7 @@ FAILURES = (BenchmarkError, DynamicsSyncError, psycopg.Error)
 """What is told in the report, and does not end the run."""
 OURS, LOOP, NO_TRIGGER = "dynamics-sync", "a bare loop", "no trigger"
 PATCHES, SDK = "PATCHes without any database", "Microsoft's SDK"
+OUR_PATCHES = "the same with our client"
 """Contenders that figures are about."""
 
 

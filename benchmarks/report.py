@@ -61,7 +61,8 @@ HOW = """
   with a hundred records in one, and finds out in each turn how much more may be; that is part of what is measured.
 - **Records a second**: workers are idle, one transaction makes all records wait; from the first request at the server
   until nothing waits in the database. Without a database: from the first request to the last answer. {in_flight}
-  requests are under way at once, for all.
+  requests are under way at once, for all. All but us send with aiohttp; beside the PATCHes without any database are
+  the same with our client, which is the most that a worker could do.
 - **Peers** run in an environment of their own, each at what its documentation says is its best; what was chosen, and
   why, stands at the head of each script in `benchmarks/peers`. pgqueuer and procrastinate find the body in the job and
   need not read the row.

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from benchmarks.database import Database
-from benchmarks.measuring import PATCHES, SDK, Contender, Figure, Stage
+from benchmarks.measuring import OUR_PATCHES, PATCHES, SDK, Contender, Figure, Stage
 from benchmarks.payload import IN_FLIGHT
 from benchmarks.processes import Cpu, module, result_of
 from benchmarks.workers import Kind, bare_loop, ours, pgqueuer, procrastinate
@@ -45,9 +45,9 @@ def _of_workers(stage: Stage, stack: ExitStack, figure: str, kinds: Sequence[tup
     return contenders
 
 
-def _patches(stage: Stage) -> Contender:
-    command = module("bare.patches", stage.target.url, stage.sizes.single)
-    return Contender(PATCHES, lambda: {RATE: result_of(command)})
+def _patches(stage: Stage, name: str = PATCHES, client: str = "aiohttp") -> Contender:
+    command = module("bare.patches", stage.target.url, stage.sizes.single, client)
+    return Contender(name, lambda: {RATE: result_of(command)})
 
 
 def _sdk(stage: Stage, python: str, count: int, size: int) -> Contender:
@@ -62,7 +62,8 @@ def _single(stage: Stage) -> Iterator[Sequence[Contender]]:
     if python is not None:
         kinds += [(pgqueuer(python), sizes.single), (procrastinate(python), sizes.slow)]
     with ExitStack() as stack:
-        contenders = [_patches(stage), *_of_workers(stage, stack, "single", kinds)]
+        limits = [_patches(stage), _patches(stage, OUR_PATCHES, "ours")]
+        contenders = [*limits, *_of_workers(stage, stack, "single", kinds)]
         if python is not None:
             contenders.append(_sdk(stage, python, sizes.single, 1))
         yield contenders
