@@ -198,14 +198,15 @@ as $$
   select array(select unnest(some_names) union select unnest(other_names) order by 1)
 $$;
 
--- The number of an advisory lock. (Without settings of its own, so that its callers' plans take it in.)
+-- The number of an advisory lock.
 create function dynamics_sync.lock_of(what text, of_target text) returns bigint
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select pg_catalog.hashtextextended(
-    'dynamics_sync.' operator(pg_catalog.||) what operator(pg_catalog.||) ' ' operator(pg_catalog.||) of_target, 0
-  )
+begin
+  return hashtextextended('dynamics_sync.' || what || ' ' || of_target, 0);
+end
 $$;
 
 -- Taken records get rows of the outbox after all, leased as they are. Places are those of rows that the caller has locked.
