@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from uuid import uuid4
 
+ROOT = "/api/data/v9.2/"
 ENTITY_SET = "bench_certificates"
 LOGICAL_NAME = "bench_certificate"
 KEY = "bench_externalid"

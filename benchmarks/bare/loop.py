@@ -17,7 +17,7 @@ import aiohttp
 import psycopg
 from yarl import URL
 
-from benchmarks.payload import ENTITY_SET, IN_FLIGHT, LOGICAL_NAME, address, body, headers
+from benchmarks.payload import ENTITY_SET, IN_FLIGHT, LOGICAL_NAME, ROOT, address, body, headers
 
 PUMPS = {"single": 2, "bulk": 3}
 CLAIMED = {"single": 200, "bulk": 1000}
@@ -111,7 +111,7 @@ async def main(url: str, form: str) -> None:
     database_url = os.environ["BENCH_DATABASE_URL"]
     connector = aiohttp.TCPConnector(limit=IN_FLIGHT)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        send = SENDERS[form](session, f"{url}/api/data/v9.2/")
+        send = SENDERS[form](session, url + ROOT)
         wakes = []
         for _ in range(PUMPS[form]):
             connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True)

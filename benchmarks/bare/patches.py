@@ -15,11 +15,9 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from benchmarks.payload import IN_FLIGHT, address, body, headers
+from benchmarks.payload import IN_FLIGHT, ROOT, address, body, headers
 from dynamics_sync.cli.running import quickest_loop
 from dynamics_sync.transport.client import open_client
-
-ROOT = "/api/data/v9.2/"
 
 Patch = Callable[[str, bytes], Awaitable[int]]
 

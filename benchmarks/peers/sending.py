@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from benchmarks.payload import IN_FLIGHT, address, headers
+from benchmarks.payload import IN_FLIGHT, ROOT, address, headers
 
 Send = Callable[[str, bytes], Awaitable[None]]
 
@@ -18,7 +18,7 @@ async def sender(url: str) -> AsyncIterator[Send]:
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def send(key: str, data: bytes) -> None:
-            record = URL(f"{url}/api/data/v9.2/{address(key)}", encoded=True)
+            record = URL(url + ROOT + address(key), encoded=True)
             async with session.patch(record, data=data, headers=headers()) as response:
                 assert response.status == 204
 

@@ -69,9 +69,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(
-    behaviour: Behaviour, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Server]:
+async def serving(behaviour: Behaviour, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """A server that behaves so on each connection, and then closes it."""
     failures: list[BaseException] = []
 
@@ -90,10 +88,9 @@ async def serving(
             server.open_now -= 1
             writer.close()
 
-    listening = await asyncio.start_server(connected, host, 0, ssl=tls)
+    listening = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     port = listening.sockets[0].getsockname()[1]
-    named = f"[{host}]" if ":" in host else host
-    server = Server(f"{'https' if tls else 'http'}://{named}:{port}")
+    server = Server(f"{'https' if tls else 'http'}://127.0.0.1:{port}")
     try:
         yield server
     finally:
@@ -102,11 +99,9 @@ async def serving(
 
 
 @asynccontextmanager
-async def client_of(
-    url: str, *, trusted: ssl.SSLContext | None = None, seconds: float = MANY_SECONDS, connections: int = 4
-) -> AsyncIterator[HttpClient]:
-    """A client, closed at the end."""
-    client = HttpClient(url, trusted, seconds, connections)
+async def client_of(url: str, *, seconds: float = MANY_SECONDS, connections: int = 4) -> AsyncIterator[HttpClient]:
+    """A client without TLS, closed at the end."""
+    client = HttpClient(url, None, seconds, connections)
     try:
         yield client
     finally:
