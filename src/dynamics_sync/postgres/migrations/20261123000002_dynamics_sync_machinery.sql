@@ -637,7 +637,8 @@ $$;
 -- Take up to at_most records that nobody holds: least tried first, then oldest. Gives them together where they are a row of
 -- `changes`. A row that a transaction has locked is skipped: a long one may delay its own records, never the others'.
 -- Changes of so many records are gathered first. Where at least as many as taken_from have just been changed, it is not
--- done: they are taken as they are, once those that were never tried are on their way. What has waited for ten seconds is gathered: a record that goes on changing then waits once.
+-- done: they are taken as they are, once those that were never tried are on their way. What has waited for ten seconds is
+-- gathered: a record that goes on changing then waits once.
 -- A queue's statistics always lie: it was empty when it was analysed. So the planner is kept to the index's order here,
 -- and below no table is joined: lateral subqueries that lock or have a limit, and `any(array(...))`, are looked up by key
 -- whatever it believes. A join may go through all that waits, for each row.
